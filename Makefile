@@ -1,0 +1,60 @@
+# Two commands on a fresh machine: `make run` and `make test`. Each sets up what is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SHELL := /bin/bash
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format comfyui test-comfyui bench clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+# The stamp is newer than pyproject.toml when the environment has what it names.
+$(VENV)/.run-stamp: pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.10 to 3.13 is needed: install it, or name one with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "Python 3.10 to 3.13 is needed; this is $$($(PYTHON) --version). Name another with PYTHON=..." >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+	  || { echo "python3-venv is missing: apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --editable '.[simulator]'
+	@touch $@
+
+$(VENV)/.test-stamp: pyproject.toml $(VENV)/.run-stamp
+	$(BIN)/python -m pip install --quiet --editable '.[test,lint]'
+	@touch $@
+
+run: $(VENV)/.run-stamp ## run test_input.json through the real handler; images land in results/
+	$(BIN)/python handler.py
+
+test: $(VENV)/.test-stamp ## lint, then every test
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test-stamp ## ruff, mypy, shellcheck (where it is installed)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@if command -v shellcheck >/dev/null; then shellcheck start.sh .ci/run; \
+	  else echo "shellcheck is not installed: start.sh was not checked"; fi
+
+format: $(VENV)/.test-stamp ## let ruff rewrite the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+COMFYUI_REPO ?= https://github.com/comfyanonymous/ComfyUI
+COMFYUI_REF ?= v0.29.0
+TORCH_INDEX_URL ?=
+
+comfyui: ## install the pinned ComfyUI into ./ComfyUI with its own venv
+	scripts/install-comfyui.sh '$(COMFYUI_REPO)' '$(COMFYUI_REF)' '$(TORCH_INDEX_URL)' '$(PYTHON)'
+
+test-comfyui: $(VENV)/.test-stamp ## the protocol and integration suites against the ComfyUI at COMFYUI_PATH
+	@test -f "$${COMFYUI_PATH:?name a ComfyUI checkout}/main.py" || { echo "COMFYUI_PATH has no main.py" >&2; exit 1; }
+	$(BIN)/python -m pytest tests/protocol tests/integration
+
+bench: $(VENV)/.test-stamp ## the benchmarks, each beside a peer's way in the same run
+	$(BIN)/python benchmarks/warm_job.py
+
+clean: ## remove the environments and what runs left behind
+	rm -rf $(VENV) results .simulator .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,119 @@
+"""The worker's own time per warm job, beside a straightforward client doing what worker-comfyui does, in one run.
+
+Both run the same prompt on the same simulator: one 1.5 MB PNG that ComfyUI answers from its cache, so that hardly
+anything but the client's own work is left. ComfyUI's execution (from `execution_start` to `execution_success`, by its
+own clock) is taken off both. The two take turns, so that a noisy machine is noisy for both.
+
+    python benchmarks/warm_job.py [--jobs 200]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+import uuid
+import zlib
+from pathlib import Path
+
+import requests
+import websocket
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from handler import Worker
+from worker.settings import SIMULATOR_PATH, Settings
+
+SIDE = 710  # pixels; noise of this size makes a PNG of 1.5 MB
+
+
+def noise_png(side: int) -> bytes:
+    rows = b"".join(b"\0" + os.urandom(side * 3) for _ in range(side))
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    header = side.to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 1)) + chunk(b"IEND", b"")
+
+
+PROMPT = {
+    "1": {"class_type": "LoadImage", "inputs": {"image": "benchmark_noise.png"}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "bench"}},
+}
+
+
+def straightforward_job(url: str) -> dict:
+    """What worker-comfyui's handler does for a job without inputs: a new connection for each of its calls."""
+    requests.get(url, timeout=5)
+    client_id = str(uuid.uuid4())
+    socket = websocket.create_connection(f"ws{url[4:]}/ws?clientId={client_id}", timeout=10)
+    answer = requests.post(f"{url}/prompt", json={"prompt": PROMPT, "client_id": client_id}, timeout=30).json()
+    prompt_id = answer["prompt_id"]
+    while True:
+        frame = socket.recv()
+        if isinstance(frame, str):
+            event = json.loads(frame)
+            data = event["data"]
+            if event["type"] == "executing" and data["node"] is None and data["prompt_id"] == prompt_id:
+                break
+    history = requests.get(f"{url}/history/{prompt_id}", timeout=30).json()[prompt_id]
+    images = []
+    for node in history["outputs"].values():
+        for image in node["images"]:
+            data = requests.get(f"{url}/view", params=image, timeout=60).content
+            encoded = base64.b64encode(data).decode()
+            images.append({"filename": image["filename"], "type": "base64", "data": encoded})
+    socket.close()
+    return {"images": images, "prompt_id": prompt_id}
+
+
+def execution_ms(url: str, prompt_id: str) -> float:
+    history = requests.get(f"{url}/history/{prompt_id}", timeout=30).json()[prompt_id]
+    at = {name: data["timestamp"] for name, data in history["status"]["messages"]}
+    return at["execution_success"] - at["execution_start"]
+
+
+async def measure(jobs: int) -> dict[str, list[float]]:
+    worker = Worker(Settings.from_environ({"COMFYUI_PATH": str(SIMULATOR_PATH), "LOG_LEVEL": "ERROR"}))
+    files = [{"name": "benchmark_noise.png", "b64": base64.b64encode(noise_png(SIDE)).decode()}]
+    own: dict[str, list[float]] = {"ours": [], "straightforward": []}
+    try:
+        first = await worker.handle({"id": "first", "input": {"prompt": PROMPT, "files": files}})
+        assert first.get("images"), first
+        url = worker.runner.server.url
+        for _ in range(jobs):
+            started = time.perf_counter()
+            answer = await worker.handle({"id": "job", "input": {"prompt": PROMPT}})
+            own["ours"].append((time.perf_counter() - started) * 1e3 - execution_ms(url, answer["prompt_id"]))
+            started = time.perf_counter()
+            theirs = await asyncio.to_thread(straightforward_job, url)
+            own["straightforward"].append(
+                (time.perf_counter() - started) * 1e3 - execution_ms(url, theirs["prompt_id"])
+            )
+            assert theirs["images"][0]["data"] == answer["images"][0]["b64"], "the two returned different pictures"
+    finally:
+        worker.runner.stop()
+    return own
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--jobs", type=int, default=200, help="jobs of each kind (default: 200)")
+    own = asyncio.run(measure(parser.parse_args().jobs))
+    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {len(own['ours'])} jobs each, 1.5 MB PNG\n")
+    print("| own time per warm job | median ms | p95 ms | ratio of medians |\n|---|---|---|---|")
+    base = statistics.median(own["straightforward"])
+    for name, times in own.items():
+        median, p95 = statistics.median(times), statistics.quantiles(times, n=20)[18]
+        print(f"| {name} | {median:.1f} | {p95:.1f} | {median / base:.2f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,356 @@
+"""One prompt's life inside ComfyUI: submitted under an id of ours, followed to its end, its files brought back.
+
+The websocket is for speed; the truth is ``/history/<prompt_id>``: asked on the final event, after every reconnect and
+whenever the prompt has been silent for a second. One deadline bounds it all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from worker.comfy_api import SOCKET_OPEN, Event, NoAnswer
+from worker.comfy_server import ComfyServer, State
+from worker.endings import failure
+from worker.errors import Code, WorkerError
+from worker.job import Job, Prompt
+from worker.outputs import Output, OutputData, choose, outputs_of
+from worker.refusals import listed, lists_left_out, refusal
+from worker.settings import Settings
+
+SILENCE_S = 1.0  # half of the 2 s that a lost event may cost
+LATE_HISTORY_S = 5.0  # history follows an error within milliseconds; after this long the events themselves are believed
+UNREACHABLE_S = 15.0  # how long a ComfyUI that is not ours may refuse connections before it counts as dead
+INTERRUPT_GRACE_S = 20.0  # a sampler looks for an interrupt once a step; past this ComfyUI hangs and is started again
+DIED = "worker.comfyui_died"
+FINAL_EVENTS = ("execution_success", "execution_error", "execution_interrupted")
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass
+class Run:
+    """One prompt in ComfyUI: its id, and what the events have said of it so far."""
+
+    deadline: float
+    """``time.monotonic()`` value."""
+    generation: int
+    """Of the ComfyUI it was submitted to."""
+    prompt_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    begun: bool = False
+    blind: bool = False
+    """The socket was down for a while, so that an event not seen proves nothing."""
+    outputs: dict[str, Any] = field(default_factory=dict)
+    ending: Event | None = None
+    missing_since: float | None = None
+    unreachable_since: float | None = None
+
+    def note(self, event: Event) -> None:
+        """Take in one event about this prompt."""
+        self.begun = True
+        if event["type"] == "executed" and isinstance(event["data"].get("output"), dict):
+            self.outputs[str(event["data"].get("node"))] = event["data"]["output"]
+        if event["type"] in FINAL_EVENTS:
+            self.ending = event
+
+    def history_from_events(self) -> dict[str, Any]:
+        """What ``/history`` would say, when it cannot be had any more."""
+        assert self.ending
+        success = self.ending["type"] == "execution_success"
+        messages = [[self.ending["type"], self.ending["data"]]]
+        status = {"status_str": "success" if success else "error", "completed": success, "messages": messages}
+        return {"outputs": self.outputs, "status": status}
+
+
+@dataclass(frozen=True)
+class Result:
+    """A prompt that ran: its files in node order, and what the caller should know besides. Times in seconds."""
+
+    prompt_id: str
+    outputs: list[OutputData]
+    warnings: list[str]
+    run_s: float
+    collect_s: float
+
+
+class _Died(Exception):  # noqa: N818 - turned into an error, or a second try, one level up
+    """ComfyUI ended while a prompt was in it."""
+
+
+class ComfyRunner:
+    """Runs prompts on the ComfyUI of this worker, one at a time.
+
+    Args:
+        settings: where ComfyUI is and how it is started.
+        on_lost: called (from a thread) when ComfyUI has died for good while no prompt was there to tell it.
+    """
+
+    def __init__(self, settings: Settings, on_lost: Callable[[], None] | None = None) -> None:
+        self.server = ComfyServer(settings)
+        self.server.on_death = self._on_death
+        self._api = self.server.api
+        self._on_lost = on_lost
+        self._tell_death: Callable[[], None] | None = None
+
+    def launch(self) -> None:
+        """Start ComfyUI without waiting for it."""
+        self.server.launch()
+
+    async def ready(self, deadline: float) -> None:
+        """Wait until ComfyUI answers; starts it when it does not run. Raises as :meth:`ComfyServer.ready`."""
+        await self.server.ready(deadline)
+
+    def stop(self) -> None:
+        """End everything; idempotent."""
+        self.server.stop()
+
+    def _on_death(self) -> None:
+        if self._tell_death:
+            self._tell_death()
+        elif self.server.state is State.LOST and self.server.was_ready and self._on_lost:
+            self._on_lost()  # one that never came up is kept for the next job, which tells its caller why
+
+    async def run(self, job: Job, prompt: Prompt, deadline: float) -> Result:
+        """Submit a prompt, follow it to its end and bring its files.
+
+        Args:
+            job: whose input files, ``extra_data`` and ``targets`` go along.
+            prompt: API format, model names already as this ComfyUI lists them.
+            deadline: ``time.monotonic()`` value; past it the prompt is interrupted and the job fails with TIMEOUT.
+
+        Raises:
+            WorkerError: whatever went wrong, told apart by its code.
+            asyncio.CancelledError: the job was cancelled; ComfyUI has let go of the prompt by then.
+        """
+        while True:
+            await self.ready(deadline)
+            run = Run(deadline, self.server.generation)
+            try:
+                await self._upload(run, job)
+                result = await self._run_once(run, job, prompt)
+            except _Died:
+                if run.begun or run.blind or not self.server.trusted:
+                    raise self.server.death("died while it ran the prompt") from None
+                log.warning("ComfyUI died before the prompt began; it is submitted to the next one")
+                continue
+            except WorkerError as error:
+                if error.code is Code.OUT_OF_MEMORY:
+                    await self._free()
+                raise
+            self.server.job_finished()
+            return result
+
+    async def _run_once(self, run: Run, job: Job, prompt: Prompt) -> Result:
+        started = time.monotonic()
+        chosen, warnings = await self._execute(run, job, prompt)
+        ended = time.monotonic()
+        found = await self._read(chosen)
+        if None in found:
+            # ComfyUI answered from its cache and named files of an earlier job that are gone: without the cache it
+            # makes them anew.
+            await self._call(run, self._api.free(unload_models=False))
+            await asyncio.sleep(0.2)  # its prompt thread acts on /free, and does not say when it has
+            run.prompt_id, run.ending = str(uuid.uuid4()), None
+            chosen, warnings = await self._execute(run, job, prompt)
+            found = await self._read(chosen)
+        pairs = list(zip(chosen, found, strict=True))
+        warnings += [f"{o.filename} of node {o.node_id} could not be read." for o, data in pairs if data is None]
+        outputs = [OutputData(output, data) for output, data in pairs if data is not None]
+        if not outputs:
+            raise WorkerError(Code.NO_OUTPUT, "the files that the prompt names cannot be read", warnings[-1])
+        if self.server.folder:
+            await asyncio.to_thread(self.server.folder.sweep)
+        return Result(run.prompt_id, outputs, warnings, ended - started, time.monotonic() - ended)
+
+    async def _execute(self, run: Run, job: Job, prompt: Prompt) -> tuple[list[Output], list[str]]:
+        """Submit and follow; whatever ends this early leaves nothing of the prompt in ComfyUI."""
+        with self._heard() as events:
+            try:
+                await self._submit(run, job, prompt)
+                history = await self._follow(run, events)
+            except (asyncio.CancelledError, WorkerError) as error:
+                if isinstance(error, asyncio.CancelledError) or error.code is Code.TIMEOUT:
+                    await asyncio.shield(self._abandon(run))
+                raise
+            except NoAnswer as error:
+                await asyncio.shield(self._abandon(run))
+                raise self.server.death(f"stopped answering: {error}") from error
+        if failed := failure(history):
+            raise failed
+        return choose(outputs_of(history))
+
+    @contextlib.contextmanager
+    def _heard(self) -> Iterator[asyncio.Queue[Event]]:
+        """The events of ComfyUI, its death among them, as a queue for the length of a block."""
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[Event] = asyncio.Queue()
+
+        def tell_death() -> None:  # from the thread that watches the process
+            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
+                loop.call_soon_threadsafe(queue.put_nowait, {"type": DIED, "data": {}})
+
+        self._tell_death = tell_death
+        try:
+            with self._api.heard_by(queue.put_nowait):
+                yield queue
+        finally:
+            self._tell_death = None
+
+    # ------------------------------------------------------------------ submit
+
+    async def _submit(self, run: Run, job: Job, prompt: Prompt) -> None:
+        body: dict[str, Any] = {"prompt": prompt, "prompt_id": run.prompt_id, "client_id": self._api.client_id}
+        body["extra_data"] = dict(job.extra_data)
+        if job.targets is not None:
+            body["partial_execution_targets"] = job.targets
+        run.blind = not await self._api.connected(SILENCE_S)
+        status, answer = await self._post(run, body)
+        if status == 200 and not answer.get("node_errors"):
+            return
+        options = {asked: await self._options(*asked) for asked in lists_left_out(answer)}
+        error = refusal(status, answer, job.targets, options)
+        if error is None:
+            return
+        if status == 200:
+            await asyncio.shield(self._abandon(run))  # a part of it runs
+        if status >= 500:
+            error.details.update(self.server.log_lines())
+        raise error
+
+    async def _post(self, run: Run, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """POST the prompt; once more when no answer came and ComfyUI, asked by our own id, does not have it."""
+        patience_s = max(1.0, run.deadline - time.monotonic())
+        try:
+            status, answer = await self._call(run, self._api.submit(body, patience_s))
+            if status < 500:
+                return status, answer
+            log.warning("ComfyUI answered %d to /prompt", status)
+        except NoAnswer as error:
+            log.warning("no answer to /prompt (%s)", error)
+        if await self._call(run, self._api.knows(run.prompt_id)):
+            return 200, {}
+        return await self._call(run, self._api.submit(body, patience_s))
+
+    async def _upload(self, run: Run, job: Job) -> None:
+        for file in job.files:
+            status = await self._call(run, self._api.upload(file.name, file.data))
+            if status != 200:
+                raise WorkerError(Code.INVALID_INPUT, f"ComfyUI refused the file {file.name!r} ({status})")
+
+    async def _call(self, run: Run, request: Awaitable[T]) -> T:
+        """Ask ComfyUI; one that died meanwhile is told apart from one that did not answer."""
+        try:
+            return await request
+        except NoAnswer:
+            await asyncio.sleep(0.2)  # its end is noticed a moment after its sockets close
+            if self.server.generation != run.generation or not self.server.running:
+                raise _Died from None
+            raise
+
+    # ------------------------------------------------------------------ follow
+
+    async def _follow(self, run: Run, events: asyncio.Queue[Event]) -> dict[str, Any]:
+        """Wait for the prompt's end; its ``/history`` entry."""
+        while True:
+            await self._listen(run, events)
+            if run.ending:
+                return await self._last_word(run)
+            if time.monotonic() >= run.deadline:
+                raise WorkerError(Code.TIMEOUT, "the job's time was over while its prompt was in ComfyUI")
+            if history := await self._ask(run):
+                return history
+
+    async def _listen(self, run: Run, events: asyncio.Queue[Event]) -> None:
+        """Take events in until history may know more: the final one, a reconnect, or a second without a word."""
+        quiet_until = time.monotonic() + SILENCE_S
+        while (left := min(quiet_until, run.deadline) - time.monotonic()) > 0:
+            try:
+                event = await asyncio.wait_for(events.get(), left)
+            except asyncio.TimeoutError:
+                return
+            if event["type"] == DIED:
+                raise _Died
+            if event["type"] == SOCKET_OPEN:
+                run.blind = True
+                return
+            if event["data"].get("prompt_id") == run.prompt_id:  # others' events do not prove that ours goes on
+                run.note(event)
+                if run.ending:
+                    return
+                quiet_until = time.monotonic() + SILENCE_S
+
+    async def _last_word(self, run: Run) -> dict[str, Any]:
+        """The history of a prompt whose final event came: it may lag a moment, or never come any more."""
+        delay, until = 0.0, min(time.monotonic() + LATE_HISTORY_S, run.deadline)
+        with contextlib.suppress(NoAnswer):
+            while True:
+                if history := await self._api.history(run.prompt_id):
+                    return history
+                if time.monotonic() >= until:
+                    break
+                await asyncio.sleep(delay)
+                delay = min(0.25, delay + 0.01)
+        return run.history_from_events()
+
+    async def _ask(self, run: Run) -> dict[str, Any] | None:
+        """History's word on a prompt that has gone quiet; notices one that is nowhere any more."""
+        now = time.monotonic()
+        try:
+            if history := await self._api.history(run.prompt_id):
+                return history
+            queued = await self._api.is_queued(run.prompt_id)
+        except NoAnswer:
+            run.unreachable_since = run.unreachable_since or now
+            if self.server.external and now - run.unreachable_since > UNREACHABLE_S:
+                raise self.server.death(f"at {self.server.url} stopped answering") from None
+            return None
+        run.unreachable_since = None
+        run.missing_since = None if queued else run.missing_since or now
+        if run.missing_since and now - run.missing_since > 2 * SILENCE_S:  # not just between the queue and history
+            raise WorkerError(Code.INTERRUPTED, "the prompt was taken out of ComfyUI's queue from outside")
+        return None
+
+    # ------------------------------------------------------------------ clean up
+
+    async def _abandon(self, run: Run) -> None:
+        """Stop a prompt and wait until ComfyUI has let go of it; one that does not is killed and started again."""
+        until = time.monotonic() + INTERRUPT_GRACE_S
+        while time.monotonic() < until and self.server.running and self.server.generation == run.generation:
+            # Asked again and again: ComfyUI forgets an interrupt that arrives just before a prompt begins.
+            with contextlib.suppress(NoAnswer):
+                await self._api.interrupt(run.prompt_id)
+                if not await self._api.is_queued(run.prompt_id):
+                    return
+            await asyncio.sleep(0.1)
+        if self.server.generation == run.generation and not self.server.external:
+            log.error("ComfyUI did not let go of the prompt within %.0f s; it is started again", INTERRUPT_GRACE_S)
+            self.server.restart()
+
+    async def _free(self) -> None:
+        with contextlib.suppress(NoAnswer):
+            await self._api.free(unload_models=True)
+
+    async def _read(self, outputs: list[Output]) -> list[bytes | None]:
+        """The bytes of each output: from the disk they were written to, else through ComfyUI; None where it is gone."""
+        folder = self.server.folder
+        found: list[bytes | None] = [None] * len(outputs)
+        if folder:
+            found = await asyncio.to_thread(lambda: [folder.read(output) for output in outputs])
+        return [
+            data if data is not None else await self._api.view(output.filename, output.subfolder, output.type)
+            for output, data in zip(outputs, found, strict=True)
+        ]
+
+    async def _options(self, class_type: str, input_name: str) -> list[str]:
+        """Every value this ComfyUI has for an input."""
+        for group in ((await self._api.object_info(class_type)).get("input") or {}).values():
+            if input_name in group:
+                return listed(group[input_name]) or []
+        return []

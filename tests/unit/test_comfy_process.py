@@ -1,0 +1,101 @@
+"""The child process: its log kept, its end noticed, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from worker.comfy_process import ComfyProcess
+
+HERE = Path(__file__).parent
+
+
+def start(code: str, on_exit=lambda process: None) -> ComfyProcess:
+    return ComfyProcess([sys.executable, "-c", code], HERE, on_exit)
+
+
+def ended(code: str) -> ComfyProcess:
+    done = threading.Event()
+    process = start(code, lambda _: done.set())
+    assert done.wait(10)
+    return process
+
+
+def runs(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_the_last_lines_are_kept_and_the_progress_bar_is_not():
+    process = ended("import sys; print('a\\nb'); sys.stderr.write('10%\\r20%\\r'); print('c')")
+    assert process.last_lines(2) == ["b", "c"]
+    assert process.how_it_ended() == "exit code 0"
+
+
+def test_a_traceback_on_the_way_out_is_not_lost():
+    process = ended("raise RuntimeError('why it died')")
+    assert process.last_lines()[-1] == "RuntimeError: why it died"
+    assert process.exit_code == 1
+
+
+def test_a_kill_is_told_by_its_name():
+    process = ended("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    assert process.how_it_ended() == "killed by SIGKILL (often: out of memory)"
+
+
+def test_one_that_cannot_start_says_so():
+    done = threading.Event()
+    process = ComfyProcess(["/nonexistent/python"], HERE, lambda _: done.set())
+    assert done.wait(10)
+    assert not process.alive
+    assert "exit code" in process.how_it_ended() or "could not be started" in process.how_it_ended()
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_stop_ends_the_whole_group_even_a_stubborn_one(stubborn, monkeypatch):
+    monkeypatch.setattr("worker.comfy_process.TERMINATE_GRACE_S", 1.0)
+    ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN);" if stubborn else ""
+    code = (
+        f"import signal, subprocess, sys, time;{ignore}"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
+        "print(child.pid, flush=True); time.sleep(60)"
+    )
+    process = start(code)
+    while not process.last_lines():
+        pass
+    grandchild = int(process.last_lines()[0])
+    assert process.stop()
+    assert not process.alive
+    assert process.stop()  # twice is fine
+    assert not runs(grandchild)
+
+
+def test_a_worker_killed_with_9_takes_its_comfyui_along():
+    parent_code = (
+        "import sys, time; from pathlib import Path; from worker.comfy_process import ComfyProcess;"
+        "p = ComfyProcess([sys.executable, '-c', 'import time; time.sleep(60)'], Path('.'), lambda _: None);"
+        "print(p.pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", parent_code], stdout=subprocess.PIPE, cwd=HERE.parents[1])
+    assert parent.stdout
+    with parent.stdout as pipe:
+        child = int(pipe.readline())
+    assert runs(child)
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    deadline = threading.Event()
+    for _ in range(100):
+        if not runs(child):
+            return
+        deadline.wait(0.05)
+    os.kill(child, signal.SIGKILL)
+    pytest.fail("ComfyUI outlived its worker")

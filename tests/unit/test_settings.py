@@ -1,0 +1,80 @@
+"""The environment becomes one frozen object, or the start stops with the variable's name."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from worker.settings import REPO_ROOT, SETTINGS, SIMULATOR_PATH, Settings, SettingsError
+
+SECRET = "tok-1234567890"
+
+
+def test_every_setting_is_a_field_and_every_field_a_setting():
+    fields = {field.name for field in dataclasses.fields(Settings)} - {"simulated"}
+    assert fields == {setting.name.lower() for setting in SETTINGS}
+
+
+def test_every_setting_stands_in_the_readme():
+    named = set(re.findall(r"`([A-Z][A-Z_]+)`", (REPO_ROOT / "README.md").read_text()))
+    assert {setting.name for setting in SETTINGS} <= named
+
+
+def test_the_defaults_of_the_contract(monkeypatch):
+    settings = Settings.from_environ({})
+    assert (settings.job_timeout_s, settings.comfyui_start_timeout_s, settings.result_limit_mb) == (570, 300, 9.5)
+    assert (settings.prune, settings.keep_gb, settings.download_connections) == (True, 0, 16)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.prune = False  # type: ignore[misc]
+
+
+def test_without_a_comfyui_the_simulator_stands_in(monkeypatch):
+    monkeypatch.setattr("worker.settings.IMAGE_COMFYUI_PATH", Path("nowhere"))
+    monkeypatch.setattr("worker.settings.REPO_ROOT", Path("nowhere"))
+    settings = Settings.from_environ({})
+    assert settings.simulated
+    assert settings.comfyui_path == SIMULATOR_PATH
+
+
+def test_a_named_path_without_comfyui_stops_the_start(tmp_path):
+    with pytest.raises(SettingsError, match="COMFYUI_PATH"):
+        Settings.from_environ({"COMFYUI_PATH": str(tmp_path)})
+
+
+def test_a_checkouts_own_venv_runs_it(tmp_path):
+    (tmp_path / "main.py").touch()
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    settings = Settings.from_environ({"COMFYUI_PATH": str(tmp_path)})
+    assert settings.comfyui_python == str(python)
+    assert not settings.simulated
+    assert settings.models_dir == tmp_path / "models"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("JOB_TIMEOUT_S", "soon"),
+        ("JOB_TIMEOUT_S", "0"),
+        ("JOB_TIMEOUT_S", "nan"),
+        ("PRUNE", "perhaps"),
+        ("COMFYUI_URL", "localhost:8188"),
+        ("CIVITAI_URL", "https://user:pass@host"),
+        ("LOG_LEVEL", "LOUD"),
+        ("DOWNLOAD_CONNECTIONS", "1000"),
+        ("COMFYUI_ARGS", "'unclosed"),
+    ],
+)
+def test_a_bad_value_names_its_variable(name, value):
+    with pytest.raises(SettingsError, match=name):
+        Settings.from_environ({name: value})
+
+
+def test_secrets_do_not_show():
+    settings = Settings.from_environ({"CIVITAI_TOKEN": SECRET, "HF_TOKEN": SECRET})
+    assert SECRET not in repr(settings)
+    assert settings.secrets == (SECRET, SECRET)

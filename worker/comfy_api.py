@@ -1,0 +1,211 @@
+"""ComfyUI's HTTP and websocket, as the worker uses them: one kept-alive session and one socket across all jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+
+CONNECT_TIMEOUT_S = 3.0
+ANSWER_TIMEOUT_S = 30.0  # ComfyUI answers from its event loop, which a custom node can block for long
+QUICK_TIMEOUT_S = 5.0  # for what is asked again anyway
+RECONNECT_DELAYS_S = (0.05, 0.1, 0.2, 0.5)
+SOCKET_OPEN = "worker.socket_open"
+"""Type of the event this module adds when the socket is (again) connected: what happened meanwhile was not seen."""
+
+Event = dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+
+class NoAnswer(Exception):  # noqa: N818 - what happened, not an error yet: ComfyUI may be starting, or asked again
+    """ComfyUI did not answer: no connection, a broken one, or too slow."""
+
+
+class ComfyApi:
+    """Every method that asks ComfyUI raises :class:`NoAnswer` when it does not answer.
+
+    Args:
+        url: ComfyUI's http address.
+        client_id: under which ComfyUI sends its events; the same over reconnects.
+    """
+
+    def __init__(self, url: str, client_id: str) -> None:
+        self.url = url
+        self.client_id = client_id
+        self._socket_url = f"ws{url.removeprefix('http')}/ws?clientId={client_id}"
+        self._session: aiohttp.ClientSession | None = None
+        self._owner: asyncio.Task[None] | None = None
+        self._listener: Callable[[Event], None] = _nobody
+        self._connected = asyncio.Event()
+
+    # ------------------------------------------------------------------ events
+
+    def follow_events(self) -> None:
+        """Keep a websocket open from now on, in a task that ends with the event loop; idempotent."""
+        if self._owner is None:
+            self._owner = asyncio.create_task(self._stay_connected())
+
+    @contextlib.contextmanager
+    def heard_by(self, listener: Callable[[Event], None]) -> Iterator[None]:
+        """Hand each event to ``listener`` for the length of a block."""
+        self._listener = listener
+        try:
+            yield
+        finally:
+            self._listener = _nobody
+
+    async def connected(self, timeout_s: float) -> bool:
+        """Wait until the websocket is open; False when it is not by then (jobs work without it, only slower)."""
+        if not self._connected.is_set():
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._connected.wait(), timeout_s)
+        return self._connected.is_set()
+
+    async def close(self) -> None:
+        """Close the socket and the session; idempotent."""
+        if self._owner:
+            self._owner.cancel()
+            await asyncio.gather(self._owner, return_exceptions=True)
+        if self._session:
+            await self._session.close()
+
+    async def _stay_connected(self) -> None:
+        failures = 0
+        try:
+            while True:
+                try:
+                    await self._read_until_it_drops()
+                    failures = 0
+                except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+                    log.debug("ComfyUI's websocket: %s", error)
+                    failures += 1
+                self._connected.clear()
+                await asyncio.sleep(RECONNECT_DELAYS_S[min(failures, len(RECONNECT_DELAYS_S) - 1)])
+        finally:
+            if self._session:
+                await self._session.close()  # the loop ends: nobody else will
+
+    async def _read_until_it_drops(self) -> None:
+        connecting = self._open_session().ws_connect(self._socket_url, max_msg_size=0)
+        socket = await asyncio.wait_for(connecting, CONNECT_TIMEOUT_S)
+        async with socket:
+            self._connected.set()
+            self._listener({"type": SOCKET_OPEN, "data": {}})
+            async for message in socket:
+                if message.type is aiohttp.WSMsgType.TEXT and (event := _parse(message.data)):
+                    self._listener(event)
+
+    # ------------------------------------------------------------------ questions and orders
+
+    async def is_up(self) -> bool:
+        """Whether it answers; a ComfyUI that still starts does not."""
+        try:
+            status, _ = await self._call("GET", "/system_stats", timeout_s=QUICK_TIMEOUT_S)
+        except NoAnswer:
+            return False
+        return status == 200
+
+    async def system_stats(self) -> dict[str, Any]:
+        """Versions, devices and memory, as ComfyUI reports them."""
+        return _json((await self._call("GET", "/system_stats"))[1])
+
+    async def submit(self, body: dict[str, Any], patience_s: float) -> tuple[int, dict[str, Any]]:
+        """POST /prompt; the status and the body, whichever they are."""
+        status, answer = await self._call("POST", "/prompt", body, min(ANSWER_TIMEOUT_S, patience_s))
+        return status, _json(answer)
+
+    async def history(self, prompt_id: str) -> dict[str, Any] | None:
+        """What became of a prompt; None while it has not ended (or is not known)."""
+        _, answer = await self._call("GET", f"/history/{quote(prompt_id)}", timeout_s=QUICK_TIMEOUT_S)
+        entry = _json(answer).get(prompt_id)
+        return entry if isinstance(entry, dict) else None
+
+    async def is_queued(self, prompt_id: str) -> bool:
+        """Whether a prompt waits or runs."""
+        queue = _json((await self._call("GET", "/queue", timeout_s=QUICK_TIMEOUT_S))[1])
+        items = [*queue.get("queue_running", ()), *queue.get("queue_pending", ())]
+        return any(item[1] == prompt_id for item in items)
+
+    async def knows(self, prompt_id: str) -> bool:
+        """Whether a prompt waits, runs or has ended here."""
+        return await self.is_queued(prompt_id) or await self.history(prompt_id) is not None
+
+    async def interrupt(self, prompt_id: str) -> None:
+        """Take a prompt out of the queue, and stop it when it runs; other prompts are left alone."""
+        await self._call("POST", "/queue", {"delete": [prompt_id]}, QUICK_TIMEOUT_S)
+        await self._call("POST", "/interrupt", {"prompt_id": prompt_id}, QUICK_TIMEOUT_S)
+
+    async def free(self, *, unload_models: bool) -> None:
+        """Drop ComfyUI's execution cache and, when asked, the models it holds in memory."""
+        await self._call("POST", "/free", {"unload_models": unload_models, "free_memory": True})
+
+    async def object_info(self, class_type: str) -> dict[str, Any]:
+        """The inputs of one node class; an empty object when this ComfyUI does not have it."""
+        _, answer = await self._call("GET", f"/object_info/{quote(class_type, safe='')}")
+        info = _json(answer).get(class_type, {})
+        return info if isinstance(info, dict) else {}
+
+    async def upload(self, name: str, data: bytes) -> int:
+        """Put a file into the input folder, replacing one of that name; ComfyUI's status."""
+        subfolder, _, filename = name.rpartition("/")
+        form = aiohttp.FormData({"overwrite": "true", "subfolder": subfolder, "type": "input"})
+        form.add_field("image", data, filename=filename, content_type="application/octet-stream")
+        return (await self._call("POST", "/upload/image", form))[0]
+
+    async def view(self, filename: str, subfolder: str, kind: str) -> bytes | None:
+        """The bytes of an output; None when it is not there."""
+        query = {"filename": filename, "subfolder": subfolder, "type": kind}
+        status, data = await self._call("GET", "/view", params=query)
+        return data if status == 200 else None
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+        params: dict[str, str] | None = None,
+    ) -> tuple[int, bytes]:
+        data, headers = body, {}
+        if body is not None and not isinstance(body, aiohttp.FormData):
+            data, headers = json.dumps(body, ensure_ascii=False).encode(), {"Content-Type": "application/json"}
+        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S)
+        try:
+            async with self._open_session().request(
+                method, self.url + path, data=data, headers=headers, params=params, timeout=timeout
+            ) as response:
+                return response.status, await response.read()
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+            raise NoAnswer(f"{method} {path}: {type(error).__name__}") from error
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None or self._session.closed:
+            self._session = aiohttp.ClientSession()  # ignores proxies: they must not see loopback traffic
+        return self._session
+
+
+def _json(answer: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(answer)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _parse(frame: str) -> Event | None:
+    try:
+        event = json.loads(frame)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and isinstance(event.get("data"), dict) else None
+
+
+def _nobody(event: Event) -> None:
+    del event

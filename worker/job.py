@@ -1,0 +1,305 @@
+"""The job as a caller sends it: every field checked before anything costs GPU time, each error naming its field."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from worker.errors import Code, WorkerError
+
+ACTIONS = ("run", "ensure", "inspect")
+MAX_INPUT_BYTES = 20 * 1000 * 1000  # RunPod's own limit of /runsync, the larger of its two (docs: operation-reference)
+MAX_TIMEOUT_S = 7 * 24 * 3600  # RunPod's longest executionTimeout
+
+FIELDS = (
+    "action",
+    "prompt",
+    "extra_data",
+    "partial_execution_targets",
+    "repo_list",
+    "skip_repo_list",
+    "prune",
+    "files",
+    "result",
+    "metadata",
+    "preview",
+    "timeout_s",
+)
+OFFICIAL_FIELDS = ("workflow", "images", "comfy_org_api_key")  # runpod-workers/worker-comfyui 5.x
+NOT_YET = {"result": ({"to": "base64"}, {"format": "original"}), "metadata": (False,), "preview": (False,)}
+
+Prompt = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file for ComfyUI's input folder: ``name`` as LoadImage and its kin name it (``sub/pic.png``), and its bytes."""
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked job. ``official`` jobs came in worker-comfyui's shape and are answered in it."""
+
+    id: str
+    action: str
+    prompt: Prompt
+    extra_data: dict[str, Any]
+    targets: list[str] | None
+    repo_list: str
+    skip_repo_list: bool
+    prune: bool | None
+    files: tuple[InputFile, ...]
+    timeout_s: float
+    official: bool
+
+
+def parse_job(event: Mapping[str, Any], default_timeout_s: float) -> Job:
+    """Check what RunPod handed over (``{"id", "input", ...}``).
+
+    Raises:
+        WorkerError: INVALID_INPUT, with the field's name in the message; PROMPT_INVALID for a prompt that cannot run.
+    """
+    fields = event.get("input")
+    if not isinstance(fields, dict):
+        raise _invalid("input", f"must be an object, but is {_kind(fields)}")
+    _check_transportable(fields)
+    official = "workflow" in fields
+    fields = _from_official(fields) if official else fields
+    _check_known(fields)
+    action = _choice(fields, "action", ACTIONS, "run")
+    return Job(
+        id=str(event.get("id") or "local"),
+        action=action,
+        prompt=_prompt(fields.get("prompt")) if action == "run" else {},
+        extra_data=_typed(fields, "extra_data", dict, {}),
+        targets=_targets(fields.get("partial_execution_targets")),
+        repo_list=_repo_list(fields.get("repo_list")),
+        skip_repo_list=_typed(fields, "skip_repo_list", bool, False),
+        prune=_typed(fields, "prune", bool, None),
+        files=tuple(_files(fields.get("files"))),
+        timeout_s=_timeout(fields.get("timeout_s"), default_timeout_s),
+        official=official,
+    )
+
+
+def _invalid(field: str, problem: str, hint: str | None = None) -> WorkerError:
+    return WorkerError(Code.INVALID_INPUT, f"`{field}` {problem}", hint, details={"field": field})
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "missing"}
+    return names.get(type(value), "a number")
+
+
+def _check_transportable(fields: dict[str, Any]) -> None:
+    """Refuse what cannot travel on to ComfyUI as JSON in UTF-8, and what RunPod itself would not have let through."""
+    try:
+        size = len(json.dumps(fields, ensure_ascii=False, allow_nan=False).encode())
+    except RecursionError:
+        raise _invalid("input", "is nested too deeply") from None
+    except (TypeError, ValueError):
+        path, problem = next(_untransportable(fields, ""), ("input", "is not valid JSON"))
+        raise _invalid(path, problem) from None
+    if size > MAX_INPUT_BYTES:
+        largest = max(fields, key=lambda name: len(json.dumps(fields[name])))
+        limit = f"a job may be at most {MAX_INPUT_BYTES / 1e6:.0f} MB"
+        raise _invalid(largest, f"is too large: the input is {size / 1e6:.1f} MB as JSON, and {limit}")
+
+
+def _untransportable(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _untransportable(key, path or "input")
+            name = str(key).encode("ascii", "backslashreplace").decode()
+            yield from _untransportable(item, f"{path}.{name}" if path else name)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _untransportable(item, f"{path}[{index}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield path, f"is {value}, which JSON does not have"
+    elif isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            yield path, "holds half of a surrogate pair, which is not valid Unicode text"
+    elif value is not None and not isinstance(value, (bool, int, float)):
+        yield path, f"is a {type(value).__name__}, which JSON does not have"
+
+
+def _from_official(fields: dict[str, Any]) -> dict[str, Any]:
+    """A job in worker-comfyui's shape, in ours."""
+    ours = {name: value for name, value in fields.items() if name not in OFFICIAL_FIELDS}
+    if "prompt" in fields:
+        raise _invalid("workflow", "and `prompt` are both there", "Send one of the two.")
+    ours["prompt"] = fields["workflow"]
+    images = fields.get("images") or []
+    if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
+        raise _invalid("images", "must be a list of {name, image} objects")
+    if images:
+        ours["files"] = [{"name": image.get("name"), "b64": image.get("image")} for image in images]
+    if key := fields.get("comfy_org_api_key"):
+        ours["extra_data"] = {**_typed(fields, "extra_data", dict, {}), "api_key_comfy_org": key}
+    return ours
+
+
+def _check_known(fields: dict[str, Any]) -> None:
+    unknown = sorted(str(name) for name in fields if name not in FIELDS)
+    if unknown:
+        known = ", ".join(FIELDS)
+        raise _invalid(unknown[0], "is not a field of a job", f"Known fields: {known}.")
+    for name, harmless in NOT_YET.items():
+        if name in fields and fields[name] is not None and not _is_harmless(fields[name], harmless):
+            raise _invalid(name, "asks for something this version of the worker cannot do yet", "Leave it out.")
+
+
+def _is_harmless(value: Any, harmless: tuple[Any, ...]) -> bool:
+    if isinstance(value, dict):
+        return all({name: item} in harmless for name, item in value.items())
+    return value in harmless
+
+
+def _typed(fields: dict[str, Any], name: str, kind: type, default: Any) -> Any:
+    value = fields.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, kind):
+        wanted = {dict: "an object", bool: "true or false"}[kind]
+        raise _invalid(name, f"must be {wanted}, but is {_kind(value)}")
+    return value
+
+
+def _choice(fields: dict[str, Any], name: str, choices: tuple[str, ...], default: str) -> str:
+    value = fields.get(name, default)
+    if value not in choices:
+        raise _invalid(name, f"is {_quote(value)}", f"Use one of: {', '.join(choices)}.")
+    return str(value)
+
+
+def _quote(value: Any, limit: int = 80) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= limit else text[:limit] + "..."
+
+
+def _prompt(value: Any) -> Prompt:
+    if value is None:
+        raise _invalid("prompt", "is missing", "Send the API-format prompt: in ComfyUI, Workflow > Export (API).")
+    if isinstance(value, str):
+        value = _prompt_from_text(value)
+    if not isinstance(value, dict):
+        raise _invalid("prompt", f"must be an object of nodes, but is {_kind(value)}")
+    if isinstance(value.get("nodes"), list) or "last_node_id" in value:
+        raise _invalid(
+            "prompt",
+            "is a workflow in the UI's format, which ComfyUI itself cannot run",
+            "Export it in the API format: in ComfyUI, Workflow > Export (API).",
+        )
+    if isinstance(value.get("prompt"), dict) and "class_type" not in value["prompt"]:
+        raise _invalid("prompt", "holds a whole /prompt request", "Send only what is under its `prompt` key.")
+    if not value:
+        raise _invalid("prompt", "has no nodes")
+    for node_id, node in value.items():
+        _check_node(str(node_id), node, value)
+    return value
+
+
+def _prompt_from_text(text: str) -> Any:
+    def refuse(constant: str) -> Any:
+        raise _invalid("prompt", f"holds {constant}, which JSON does not have")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError:
+        raise _invalid("prompt", "is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise _invalid("prompt", f"is a string, but not JSON: {error}") from None
+
+
+def _check_node(node_id: str, node: Any, prompt: Prompt) -> None:
+    where = f"prompt.{node_id}"
+    if not isinstance(node, dict):
+        raise _invalid(where, f"must be a node, but is {_kind(node)}")
+    if not isinstance(node.get("class_type"), str):
+        raise _invalid(f"{where}.class_type", "must be the name of a node class")
+    if not isinstance(node.get("inputs"), dict):
+        raise _invalid(f"{where}.inputs", f"must be an object, but is {_kind(node.get('inputs'))}")
+    for name, value in node["inputs"].items():
+        is_link = (
+            isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
+        )
+        if is_link and value[0] not in prompt:
+            raise WorkerError(
+                Code.PROMPT_INVALID,
+                f"node {node_id} ({node['class_type']}) links its input {name} to node {value[0]}, which is not there",
+                details={"node_id": node_id, "class_type": node["class_type"], "input": name},
+            )
+
+
+def _targets(value: Any) -> list[str] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(item, (str, int)) for item in value):
+        raise _invalid("partial_execution_targets", "must be a list of node ids")
+    return [str(item) for item in value]
+
+
+def _repo_list(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list) and all(isinstance(line, str) for line in value):
+        return "\n".join(value)
+    if not isinstance(value, str):
+        raise _invalid("repo_list", f"must be text or a list of lines, but is {_kind(value)}")
+    return value
+
+
+def _timeout(value: Any, default: float) -> float:
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MAX_TIMEOUT_S:
+        raise _invalid("timeout_s", f"must be a number of seconds up to {MAX_TIMEOUT_S}")
+    return float(value)
+
+
+def _files(value: Any) -> Iterator[InputFile]:
+    if value is None:
+        return
+    if not isinstance(value, list):
+        raise _invalid("files", f"must be a list of {{name, b64}} objects, but is {_kind(value)}")
+    for index, item in enumerate(value):
+        where = f"files[{index}]"
+        if not isinstance(item, dict):
+            raise _invalid(where, f"must be an object, but is {_kind(item)}")
+        if "url" in item:
+            raise _invalid(f"{where}.url", "is not something this version can fetch yet", "Send the bytes as `b64`.")
+        yield InputFile(_file_name(item.get("name"), where), _file_bytes(item.get("b64"), where))
+
+
+def _file_name(value: Any, where: str) -> str:
+    """A relative path of plain parts: it becomes a path under ComfyUI's input folder."""
+    if not isinstance(value, str) or not value.strip():
+        raise _invalid(f"{where}.name", "must be a file name")
+    parts = PurePosixPath(value.replace("\\", "/")).parts
+    plain = all(part not in ("..", "/") and not re.search(r'[\x00-\x1f:*?"<>|]', part) for part in parts)
+    if not plain or len(parts) == 0 or any(len(part.encode()) > 200 for part in parts):
+        raise _invalid(f"{where}.name", f"is {_quote(value)}, which is not a plain relative file name")
+    return "/".join(parts)
+
+
+def _file_bytes(value: Any, where: str) -> bytes:
+    if not isinstance(value, str) or not value:
+        raise _invalid(f"{where}.b64", "must be the file's bytes in base64")
+    text = value.split(",", 1)[1] if value.startswith("data:") and "," in value else value
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise _invalid(f"{where}.b64", "is not valid base64") from None

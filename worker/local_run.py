@@ -1,0 +1,50 @@
+"""A job run on a laptop (``make run``, ``--test_input``): its pictures land in a folder, as nobody takes the answer."""
+
+from __future__ import annotations
+
+import base64
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path("results")
+
+Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+
+
+def is_local(argv: list[str] | None = None) -> bool:
+    """Whether the SDK will run one job here and end, as its own rule has it (1.12: ``worker._is_local``)."""
+    argv = sys.argv if argv is None else argv
+    return any(arg.startswith("--test_input") for arg in argv) or "RUNPOD_WEBHOOK_GET_JOB" not in os.environ
+
+
+def saving_results(handler: Handler, folder: Path = RESULTS) -> Handler:
+    """The handler, writing what it returns into ``folder`` and leaving the base64 out of what the SDK then prints."""
+
+    async def handle(event: dict[str, Any]) -> dict[str, Any]:
+        answer = await handler(event)
+        for entry in [*(answer.get("images") or ()), *(answer.get("files") or ())]:
+            _save(entry, folder)
+        return answer
+
+    return handle
+
+
+def _save(entry: dict[str, Any], folder: Path) -> None:
+    key = "b64" if "b64" in entry else "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = _free_name(folder, Path(entry["filename"]).name)
+    path.write_bytes(base64.b64decode(entry[key]))
+    print(f"Saved {path}", file=sys.stderr)  # noqa: T201 - for the person who started it
+    entry[key] = f"(in {path})"
+
+
+def _free_name(folder: Path, name: str) -> Path:
+    """A path that does not exist yet: nothing that was there before is lost."""
+    path, count = folder / name, 1
+    while path.exists():
+        count += 1
+        path = folder / f"{Path(name).stem} ({count}){Path(name).suffix}"
+    return path

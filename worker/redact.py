@@ -1,0 +1,70 @@
+"""Keeps secrets out of logs and messages: one function for text, one for addresses, one filter for log handlers.
+
+It is the second line of defence. The first: a token only ever travels in a header, and is in no address we build.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import unicodedata
+from collections.abc import Iterable
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+HIDDEN = "***"
+SHOWN_PARAMETERS = ("type", "format", "size", "fp", "quantType", "fileId", "modelVersionId", "version")
+"""The query fields of a Civitai link; everything else in a query may be a signature and is dropped."""
+
+_PAIR = re.compile(
+    r"""(?ix) (?<![a-z0-9])
+    ( (?: [a-z_\-]*token | api[_\-]?key | x-amz-[a-z\-]+ | signature | sig | key-pair-id | policy | awsaccesskeyid ) )
+    ( ["']? \s* [=:] \s* ["']? )
+    (?! \*\*\* ) [^&\s"'<>,;)}]+"""
+)
+_HEADER = re.compile(r"(?i)(authorization[\"']?\s*[=:]\s*[\"']?)(?:(?:bearer|basic)\s+)?[^\s\"',;)}]+")
+_BEARER = re.compile(r"(?i)\b(bearer\s+)(?!\*\*\*)[\w.~+/=-]{6,}")
+_USERINFO = re.compile(r"(?i)(://)[^/\s@?#]+@")
+
+
+def redact(text: str, secrets: Iterable[str] = ()) -> str:
+    """``text`` without the given secrets and without anything that looks like a token, a signature or a password."""
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, HIDDEN)
+    text = _HEADER.sub(rf"\1{HIDDEN}", text)
+    text = _BEARER.sub(rf"\1{HIDDEN}", text)
+    text = _PAIR.sub(rf"\1\2{HIDDEN}", text)
+    return _USERINFO.sub(rf"\1{HIDDEN}@", text)
+
+
+def redact_url(url: str) -> str:
+    """Scheme, host and path of an address, and those fields of its query that are known to be harmless."""
+    parts = urlsplit(url)
+    port = f":{parts.port}" if parts.port else ""
+    shown = [(name, value) for name, value in parse_qsl(parts.query) if name in SHOWN_PARAMETERS]
+    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}" + (f"?{urlencode(shown)}" if shown else "")
+
+
+def plain(text: str, limit: int = 200) -> str:
+    """Text that a server chose, fit for one line: no control or invisible characters, single spaces, capped."""
+    kept = "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text[: limit * 4])
+    kept = " ".join("".join(c for c in kept if unicodedata.category(c) not in ("Cf", "Cs", "Co")).split())
+    return redact(kept if len(kept) <= limit else kept[: limit - 1] + "…")
+
+
+class RedactingFilter(logging.Filter):
+    """Rewrites each record that a handler gets; put it on handlers, a logger's filter does not see its children's."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        super().__init__()
+        self.secrets = tuple(secrets)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Keep every record, redacted: the message with its arguments filled in, and the traceback's text."""
+        record.msg = redact(record.getMessage(), self.secrets)
+        record.args = ()
+        if record.exc_info and not record.exc_text:
+            record.exc_text = logging.Formatter().formatException(record.exc_info)
+        if record.exc_text:
+            record.exc_text = redact(record.exc_text, self.secrets)
+        return True

@@ -1,0 +1,219 @@
+"""The environment, read once into one frozen object; a bad value stops the start with a message that names it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+REPO_ROOT = Path(__file__).resolve().parent.parent
+SIMULATOR_PATH = REPO_ROOT / "simulator"
+IMAGE_COMFYUI_PATH = Path("/comfyui")
+NETWORK_VOLUME = Path("/runpod-volume")  # where RunPod mounts it in serverless (docs: storage/network-volumes)
+
+
+class SettingsError(ValueError):
+    """A variable of the environment that cannot be used; the message names it."""
+
+
+class Setting(NamedTuple):
+    """One environment variable: its name, how its text becomes a value, its default and what it is for."""
+
+    name: str
+    parse: Callable[[str], Any]
+    default: Any
+    help: str
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _flag(value: str) -> bool:
+    known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    try:
+        return known[value.strip().lower()]
+    except KeyError:
+        raise ValueError("must be 1 or 0 (true, false, yes, no, on and off do too)") from None
+
+
+def _number(low: float, high: float) -> Callable[[str], float]:
+    def parse(value: str) -> float:
+        number = float(value)
+        if not low <= number <= high:
+            raise ValueError(f"must be between {low:g} and {high:g}")
+        return number
+
+    return parse
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    def parse(value: str) -> int:
+        number = int(value)
+        if not low <= number <= high:
+            raise ValueError(f"must be between {low} and {high}")
+        return number
+
+    return parse
+
+
+def _url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be an http:// or https:// address")
+    if parts.username or parts.password:
+        raise ValueError("must not hold a user name or password")
+    return value.rstrip("/")
+
+
+def _path(value: str) -> Path:
+    return Path(value).expanduser().absolute()
+
+
+def _words(value: str) -> tuple[str, ...]:
+    return tuple(value.replace(",", " ").split())
+
+
+def _paths(value: str) -> tuple[Path, ...]:
+    return tuple(_path(part) for part in value.split(os.pathsep) if part)
+
+
+def _arguments(value: str) -> tuple[str, ...]:
+    return tuple(shlex.split(value))
+
+
+def _log_level(value: str) -> str:
+    level = value.upper()
+    if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise ValueError("must be DEBUG, INFO, WARNING or ERROR")
+    return level
+
+
+SETTINGS = (
+    Setting("COMFYUI_PATH", _path, None, "the ComfyUI checkout; /comfyui or ./ComfyUI when they exist"),
+    Setting("COMFYUI_PYTHON", _text, None, "interpreter that runs ComfyUI; its checkout's venv, else the worker's own"),
+    Setting("COMFYUI_URL", _url, None, "use a ComfyUI that already runs there; the worker then supervises nothing"),
+    Setting("COMFYUI_ARGS", _arguments, (), "more flags for ComfyUI"),
+    Setting("COMFYUI_START_TIMEOUT_S", _number(1, 3600), 300.0, "how long ComfyUI may take to answer"),
+    Setting("JOB_TIMEOUT_S", _number(1, 7 * 24 * 3600), 570.0, "deadline of a job; below RunPod's 600 s default"),
+    Setting("MODELS_DIR", _path, None, "where models are ensured; ComfyUI's models/ or the network volume's"),
+    Setting("PRUNE", _flag, True, "delete unlisted models after the listed ones are there"),
+    Setting("PRUNE_ROOTS", _paths, (), "shared roots in which pruning is allowed nonetheless"),
+    Setting("KEEP_MODELS", _words, (), "globs of file names that are never pruned"),
+    Setting("KEEP_GB", _number(0, 100_000), 0.0, "keep the most recently used unlisted models up to this many GB"),
+    Setting("PRUNE_DRY_RUN", _flag, False, "log what would be pruned and delete nothing"),
+    Setting("ALLOW_PICKLE", _flag, False, "accept .ckpt, .pt and .bin, which can run code when loaded"),
+    Setting("CIVITAI_TOKEN", _text, None, "sent only to Civitai's own hosts, as a header"),
+    Setting("HF_TOKEN", _text, None, "sent only to Hugging Face's own hosts, as a header"),
+    Setting("CIVITAI_URL", _url, "https://civitai.com", "a mirror, or a test's loopback server"),
+    Setting("HF_URL", _url, "https://huggingface.co", "a mirror, or a test's loopback server"),
+    Setting("MODEL_HOSTS", _words, (), "further hosts allowed in links"),
+    Setting("DOWNLOAD_CONNECTIONS", _integer(1, 64), 16, "connections over all files together"),
+    Setting("RESULT_LIMIT_MB", _number(0.001, 1000), 9.5, "largest answer, encoded; RunPod's /run takes 10 MB"),
+    Setting("LOG_LEVEL", _log_level, "INFO", "DEBUG, INFO, WARNING or ERROR"),
+)
+
+SECRETS = ("CIVITAI_TOKEN", "HF_TOKEN")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment says; field names are the variables' in lower case. Build with :meth:`from_environ`."""
+
+    comfyui_path: Path
+    comfyui_python: str
+    comfyui_url: str | None
+    comfyui_args: tuple[str, ...]
+    comfyui_start_timeout_s: float
+    job_timeout_s: float
+    models_dir: Path
+    prune: bool
+    prune_roots: tuple[Path, ...]
+    keep_models: tuple[str, ...]
+    keep_gb: float
+    prune_dry_run: bool
+    allow_pickle: bool
+    civitai_token: str | None
+    hf_token: str | None
+    civitai_url: str
+    hf_url: str
+    model_hosts: tuple[str, ...]
+    download_connections: int
+    result_limit_mb: float
+    log_level: str
+    simulated: bool
+    """No ComfyUI was found, so the built-in simulator stands in for it (local runs only)."""
+
+    def __repr__(self) -> str:
+        shown = {k: ("***" if k.upper() in SECRETS and v else v) for k, v in vars(self).items()}
+        return f"Settings({shown})"
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The values that must never be printed."""
+        return tuple(value for value in (self.civitai_token, self.hf_token) if value)
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read the variables of :data:`SETTINGS`.
+
+        Raises:
+            SettingsError: a value cannot be used; the message names the variable (and never shows a secret's value).
+        """
+        environ = os.environ if environ is None else environ
+        values = {setting.name.lower(): _read(setting, environ) for setting in SETTINGS}
+        path, simulated = _find_comfyui(values["comfyui_path"], values["comfyui_url"])
+        values["comfyui_path"] = path
+        values["comfyui_python"] = values["comfyui_python"] or _find_python(path)
+        values["models_dir"] = values["models_dir"] or _find_models_dir(path, simulated)
+        return cls(**values, simulated=simulated)
+
+
+def _read(setting: Setting, environ: Mapping[str, str]) -> Any:
+    raw = environ.get(setting.name, "").strip()
+    if not raw:
+        return setting.default
+    try:
+        return setting.parse(raw)
+    except ValueError as error:
+        shown = "its value" if setting.name in SECRETS else f"{raw!r}"
+        raise SettingsError(f"{setting.name}: {shown} cannot be used: {error}") from None
+
+
+def _find_comfyui(named: Path | None, url: str | None) -> tuple[Path, bool]:
+    """Where ComfyUI's checkout is, and whether the simulator stands in for it.
+
+    A path that was named must hold a ComfyUI: falling back to the simulator then would hide a typing mistake.
+    """
+    if named:
+        if not (named / "main.py").is_file() and not url:
+            raise SettingsError(f"COMFYUI_PATH: {str(named)!r} has no main.py; name a ComfyUI checkout")
+        return named, named == SIMULATOR_PATH
+    for candidate in (IMAGE_COMFYUI_PATH, REPO_ROOT / "ComfyUI"):
+        if (candidate / "main.py").is_file():
+            return candidate, False
+    return SIMULATOR_PATH, not url
+
+
+def _find_python(comfyui_path: Path) -> str:
+    for venv in (".venv", "venv"):
+        candidate = comfyui_path / venv / "bin" / "python"
+        if candidate.exists():
+            return str(candidate)
+    return sys.executable
+
+
+def _find_models_dir(comfyui_path: Path, simulated: bool) -> Path:
+    if NETWORK_VOLUME.is_dir():
+        return NETWORK_VOLUME / "models"
+    return simulator_home() / "models" if simulated else comfyui_path / "models"
+
+
+def simulator_home() -> Path:
+    """The folder that holds the simulator's models, inputs and outputs, so that its code stays clean."""
+    return REPO_ROOT / ".simulator"
