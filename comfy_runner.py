@@ -171,6 +171,7 @@ class ComfyRunner:
 
     async def _execute(self, run: Run, job: Job, prompt: Prompt) -> tuple[list[Output], list[str]]:
         """Submit and follow; whatever ends this early leaves nothing of the prompt in ComfyUI."""
+        run.blind = not await self._api.connected(SILENCE_S)
         with self._heard() as events:
             try:
                 await self._submit(run, job, prompt)
@@ -210,7 +211,6 @@ class ComfyRunner:
         body["extra_data"] = dict(job.extra_data)
         if job.targets is not None:
             body["partial_execution_targets"] = job.targets
-        run.blind = not await self._api.connected(SILENCE_S)
         status, answer = await self._post(run, body)
         if status == 200 and not answer.get("node_errors"):
             return
@@ -225,14 +225,19 @@ class ComfyRunner:
         raise error
 
     async def _post(self, run: Run, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """POST the prompt; once more when no answer came and ComfyUI, asked by our own id, does not have it."""
-        patience_s = max(1.0, run.deadline - time.monotonic())
+        """POST the prompt; once more when the connection broke and ComfyUI, asked by our own id, does not have it.
+
+        It may take its time: nodes validate themselves in it, some of them slowly, and to ask twice is to render twice.
+        """
+        patience_s = max(0.1, run.deadline - time.monotonic())
         try:
             status, answer = await self._call(run, self._api.submit(body, patience_s))
             if status < 500:
                 return status, answer
             log.warning("ComfyUI answered %d to /prompt", status)
         except NoAnswer as error:
+            if time.monotonic() >= run.deadline:
+                raise WorkerError(Code.TIMEOUT, "the job's time was over before ComfyUI took its prompt") from error
             log.warning("no answer to /prompt (%s)", error)
         if await self._call(run, self._api.knows(run.prompt_id)):
             return 200, {}

@@ -118,7 +118,7 @@ class ComfyApi:
 
     async def submit(self, body: dict[str, Any], patience_s: float) -> tuple[int, dict[str, Any]]:
         """POST /prompt; the status and the body, whichever they are."""
-        status, answer = await self._call("POST", "/prompt", body, min(ANSWER_TIMEOUT_S, patience_s))
+        status, answer = await self._call("POST", "/prompt", body, patience_s)
         return status, _json(answer)
 
     async def history(self, prompt_id: str) -> dict[str, Any] | None:

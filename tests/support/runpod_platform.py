@@ -39,10 +39,8 @@ class RunPodPlatform:
         self.refuse_results_with: list[int] = []
         self._queue: list[str] = []
         self._to_stop: list[str] = []
-        self._loop = asyncio.new_event_loop()
-        self._changed = asyncio.Condition()
         started = threading.Event()
-        self._thread = threading.Thread(target=self._serve, args=(started,), daemon=True)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(started)), daemon=True)
         self._thread.start()
         started.wait()
 
@@ -83,7 +81,7 @@ class RunPodPlatform:
     def stop(self) -> None:
         """End the server; idempotent."""
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join(10)
 
     def worker_env(self, **extra: str) -> dict[str, str]:
@@ -111,17 +109,15 @@ class RunPodPlatform:
 
     # ------------------------------------------------------------ the server
 
-    def _serve(self, started: threading.Event) -> None:
-        asyncio.set_event_loop(self._loop)
+    async def _serve(self, started: threading.Event) -> None:
+        self._loop, self._changed, self._stopping = asyncio.get_running_loop(), asyncio.Condition(), asyncio.Event()
         runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=0.2)
-        self._loop.run_until_complete(runner.setup())
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        self._loop.run_until_complete(site.start())
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
         self.base = f"http://127.0.0.1:{runner.addresses[0][1]}/v2/ep"
         started.set()
-        self._loop.run_forever()
-        self._loop.run_until_complete(runner.cleanup())
-        self._loop.close()
+        await self._stopping.wait()
+        await runner.cleanup()
 
     def _app(self) -> web.Application:
         app = web.Application(client_max_size=2**30)

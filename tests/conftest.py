@@ -1,0 +1,28 @@
+"""Every test has its own environment: nothing of the machine's leaks in, nothing of the test's leaks out."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+PREFIXES = ("COMFYUI_", "RUNPOD_", "SIMULATOR_", "CIVITAI_", "HF_", "PRUNE", "KEEP_", "BUCKET_")
+KEPT = ("COMFYUI_PATH", "COMFYUI_PYTHON")  # they say which engine the protocol and integration suites run against
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    """Drop what a developer may have set for runs by hand."""
+    for name in list(os.environ):
+        if name.startswith(PREFIXES) and name not in KEPT:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def safetensors_checkpoint(tmp_path) -> str:
+    """The name of a tiny, valid checkpoint under ``tmp_path/models``, as the simulator's loaders accept it."""
+    folder = tmp_path / "models" / "checkpoints"
+    folder.mkdir(parents=True)
+    header = b'{"x":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}'
+    (folder / "tiny.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"abcd")
+    return "tiny.safetensors"

@@ -1,0 +1,188 @@
+"""The assembled worker under RunPod's real SDK loop, against a loopback platform: job-take, handler, job-done."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from tests.support.runner_bench import image_prompt, node
+from tests.support.runpod_platform import REPO_ROOT, RunPodPlatform, WorkerProcess, is_running
+
+SIMULATOR = {"COMFYUI_PATH": str(REPO_ROOT / "simulator")}
+
+
+@pytest.fixture
+def platform():
+    with RunPodPlatform() as found:
+        yield found
+
+
+@pytest.fixture
+def start(platform, tmp_path):
+    """Start a worker on the simulator; ended with everything of it after the test."""
+    started = []
+
+    def start_worker(**env: str) -> WorkerProcess:
+        flags = f"--base-directory '{tmp_path / 'comfyui'}'"
+        worker = WorkerProcess(platform, tmp_path / f"worker{len(started)}.log", **SIMULATOR, COMFYUI_ARGS=flags, **env)
+        started.append(worker)
+        return worker
+
+    yield start_worker
+    for worker in started:
+        worker.__exit__()
+
+
+def wait_until(happened, timeout_s=20):
+    deadline = time.monotonic() + timeout_s
+    while not happened():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.02)
+
+
+def slow_prompt(seconds_free: int = 0) -> dict:
+    """One whose ImageInvert a misbehaving simulator stalls in."""
+    return {
+        **image_prompt(7 + seconds_free),
+        "5": node("ImageInvert", image=["1", 0]),
+        "6": node("SaveImage", images=["5", 0], filename_prefix="slow"),
+    }
+
+
+def test_a_job_is_taken_run_and_delivered(platform, start):
+    start()
+    status = platform.run({"prompt": image_prompt()})
+    assert status["status"] == "COMPLETED"
+    (image,) = status["output"]["images"]
+    assert base64.b64decode(image["b64"]).startswith(b"\x89PNG")
+    assert image["node_id"] == "2"
+    assert set(status["output"]["timings"]) == {"comfyui_start_s", "models_s", "run_s", "collect_s", "total_s"}
+
+
+def test_failures_reach_the_client_as_one_clear_string(platform, start):
+    start()
+    for fields, said in [
+        ({"prompt": {"1": node("NoSuchNode")}}, "NODE_MISSING: node 1 is a NoSuchNode"),
+        ({"prompt": [1]}, "INVALID_INPUT: `prompt` must be an object"),
+        ([1], "INVALID_INPUT: `input` must be an object"),
+        ({}, "INVALID_INPUT: `prompt` is missing"),
+        ({"prompt": image_prompt(), "colour": 1}, "INVALID_INPUT: `colour`"),
+    ]:
+        status = platform.run(fields)
+        assert status["status"] == "FAILED"
+        assert status["error"].startswith(said)
+        assert status["output"]["error_code"] == said.partition(":")[0]
+    assert platform.run({"prompt": image_prompt()})["status"] == "COMPLETED"
+
+
+def test_a_client_of_the_official_worker_works_unchanged(platform, start):
+    start()
+    with_image = {"1": node("LoadImage", image="in.png"), "2": node("SaveImage", images=["1", 0], filename_prefix="x")}
+    first = platform.run({"workflow": image_prompt()})
+    (image,) = first["output"]["images"]
+    assert set(image) == {"filename", "type", "data"}
+    second = platform.run({"workflow": with_image, "images": [{"name": "in.png", "image": image["data"]}]})
+    assert second["status"] == "COMPLETED"
+
+
+def test_an_answer_too_large_is_an_error_with_its_size(platform, start):
+    start(RESULT_LIMIT_MB="0.001")
+    status = platform.run({"prompt": image_prompt(), "extra_data": {"extra_pnginfo": {"workflow": "x" * 2000}}})
+    assert status["status"] == "FAILED"
+    assert status["error"].startswith("RESULT_TOO_LARGE: the answer would be 0.0 MB")
+
+
+def test_a_result_that_runpod_refuses_for_a_moment_is_delivered(platform, start):
+    start()
+    platform.run({"prompt": image_prompt(1)})
+    platform.refuse_results_with = [500, 500]
+    assert platform.run({"prompt": image_prompt(2)})["status"] == "COMPLETED"
+
+
+def test_a_cancelled_job_stops_and_the_next_one_runs(platform, start):
+    worker = start(SIMULATOR_MISBEHAVE=json.dumps({"stall": {"s": 1, "class": "ImageInvert", "count": 1}}))
+    job = platform.submit({"prompt": slow_prompt()})
+    wait_until(lambda: "got prompt" in worker.log)
+    platform.cancel(job)
+    assert platform.run({"prompt": image_prompt()})["status"] == "COMPLETED"
+    assert platform.status(job)["status"] == "CANCELLED"
+    assert not [entry for kind, entry in platform.log if kind == "job-done" and entry["job"] == job]
+
+
+def test_runpods_execution_timeout_stops_the_job_too(platform, start):
+    worker = start(SIMULATOR_MISBEHAVE=json.dumps({"stall": {"s": 2, "class": "ImageInvert", "count": 1}}))
+    platform.run({"prompt": image_prompt(1)})
+    job = platform.submit({"prompt": slow_prompt()}, policy={"executionTimeout": 500})
+    assert platform.wait(job)["status"] == "TIMED_OUT"
+    assert platform.run({"prompt": image_prompt(2)})["status"] == "COMPLETED"
+    assert worker.process.poll() is None
+
+
+def test_our_own_deadline_gives_the_reason(platform, start):
+    start(SIMULATOR_MISBEHAVE=json.dumps({"stall": {"s": 2, "class": "ImageInvert", "count": 1}}))
+    platform.run({"prompt": image_prompt(1)})
+    status = platform.run({"prompt": slow_prompt(), "timeout_s": 0.5})
+    assert status["error"].startswith("TIMEOUT: the job's time was over")
+
+
+def test_comfyui_killed_between_jobs_is_started_again(platform, start):
+    worker = start()
+    platform.run({"prompt": image_prompt(1)})
+    os.kill(worker.comfyui_pid(), signal.SIGKILL)
+    assert platform.run({"prompt": image_prompt(2)})["status"] == "COMPLETED"
+
+
+def test_a_worker_beyond_trust_says_so_and_ends_with_everything(platform, start):
+    worker = start(SIMULATOR_MISBEHAVE=json.dumps({"die": {"at": "executing"}}))
+    first = platform.run({"prompt": image_prompt(1)})
+    assert first["error"].startswith("COMFYUI_DIED")
+    assert not first.get("stop_pod")
+    wait_until(worker.descendants)
+    started = worker.descendants()
+    second = platform.run({"prompt": image_prompt(2)})
+    assert second["error"].startswith("COMFYUI_DIED")
+    assert second["stop_pod"]
+    assert worker.process.wait(20) == 1
+    assert not [pid for pid in started if is_running(pid)]
+
+
+def test_sigterm_during_a_job_delivers_it_and_leaves_no_process(platform, start):
+    worker = start(SIMULATOR_MISBEHAVE=json.dumps({"stall": {"s": 1, "class": "ImageInvert", "count": 1}}))
+    job = platform.submit({"prompt": slow_prompt()})
+    wait_until(lambda: "got prompt" in worker.log)
+    started = worker.descendants()
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.process.wait(30) == 0
+    assert platform.status(job)["status"] == "COMPLETED"
+    assert not [pid for pid in started if is_running(pid)]
+
+
+def test_a_worker_killed_with_9_leaves_no_comfyui(platform, start):
+    worker = start()
+    platform.run({"prompt": image_prompt()})
+    comfyui = worker.comfyui_pid()
+    worker.process.kill()
+    worker.process.wait()
+    wait_until(lambda: not is_running(comfyui))
+
+
+def test_a_bad_setting_stops_the_start_by_name(platform, start):
+    worker = start(JOB_TIMEOUT_S="soon")
+    assert worker.process.wait(20) == 1
+    assert "JOB_TIMEOUT_S: 'soon' cannot be used" in worker.log
+
+
+def test_start_sh_becomes_the_worker(platform, tmp_path):
+    flags = f"--base-directory '{tmp_path / 'comfyui'}'"
+    command = [str(REPO_ROOT / "start.sh")]
+    with WorkerProcess(platform, tmp_path / "log", command=command, **SIMULATOR, COMFYUI_ARGS=flags) as worker:
+        assert platform.run({"prompt": image_prompt()})["status"] == "COMPLETED"
+        started = worker.descendants()
+        worker.process.send_signal(signal.SIGTERM)
+        assert worker.process.wait(30) == 0
+        assert not [pid for pid in started if is_running(pid)]

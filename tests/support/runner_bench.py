@@ -1,0 +1,117 @@
+"""A ComfyRunner on a simulator of its own, for tests that make things go wrong between the two."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from comfy_runner import ComfyRunner, Result
+from worker.errors import WorkerError
+from worker.job import parse_job
+from worker.settings import SIMULATOR_PATH, Settings
+
+JOB_TIMEOUT_S = 30
+
+
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    """One node of an API prompt."""
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def image_prompt(color: int = 255, prefix: str = "test") -> dict[str, Any]:
+    """A prompt that every ComfyUI runs in no time; another ``color`` is another prompt to its cache."""
+    return {
+        "1": node("EmptyImage", width=64, height=64, batch_size=1, color=color),
+        "2": node("SaveImage", images=["1", 0], filename_prefix=prefix),
+    }
+
+
+def sampler_prompt(ckpt_name: str, steps: int = 20, seed: int = 1) -> dict[str, Any]:
+    """Text to image with a checkpoint."""
+    return {
+        "3": node(
+            "KSampler", seed=seed, steps=steps, cfg=1.0, sampler_name="euler", scheduler="normal", denoise=1.0,
+            model=["4", 0], positive=["6", 0], negative=["7", 0], latent_image=["5", 0],
+        ),
+        "4": node("CheckpointLoaderSimple", ckpt_name=ckpt_name),
+        "5": node("EmptyLatentImage", width=64, height=64, batch_size=1),
+        "6": node("CLIPTextEncode", text="a cat", clip=["4", 1]),
+        "7": node("CLIPTextEncode", text="bad", clip=["4", 1]),
+        "8": node("VAEDecode", samples=["3", 0], vae=["4", 2]),
+        "9": node("SaveImage", images=["8", 0], filename_prefix="sampler"),
+    }  # fmt: skip
+
+
+class RunnerBench:
+    """The runner, and short ways to use it and to upset its ComfyUI."""
+
+    def __init__(self, base: Path, env: dict[str, str]) -> None:
+        self.base = base
+        settings = {
+            "COMFYUI_PATH": str(SIMULATOR_PATH),
+            "COMFYUI_ARGS": f"--base-directory '{base}'",
+            "COMFYUI_START_TIMEOUT_S": "30",
+            **env,
+        }
+        self.lost: list[bool] = []
+        self.runner = ComfyRunner(Settings.from_environ(settings), on_lost=lambda: self.lost.append(True))
+
+    @property
+    def url(self) -> str:
+        """Of the ComfyUI that runs the prompts."""
+        return self.runner.server.url
+
+    async def run(self, prompt: dict[str, Any], timeout_s: float = JOB_TIMEOUT_S, **fields: Any) -> Result:
+        """Run a prompt as a job."""
+        job = parse_job({"id": "test", "input": {"prompt": prompt, **fields}}, JOB_TIMEOUT_S)
+        return await self.runner.run(job, job.prompt, time.monotonic() + timeout_s)
+
+    async def fail(self, prompt: dict[str, Any], timeout_s: float = JOB_TIMEOUT_S, **fields: Any) -> WorkerError:
+        """Run a prompt that must fail; its error."""
+        try:
+            result = await self.run(prompt, timeout_s, **fields)
+        except WorkerError as error:
+            return error
+        raise AssertionError(f"should have failed, but answered {result}")
+
+    async def misbehave(self, **faults: Any) -> None:
+        """Put the simulator's faults in force."""
+        await self.runner.ready(time.monotonic() + JOB_TIMEOUT_S)
+        answer = await asyncio.to_thread(
+            lambda: requests.post(f"{self.url}/simulator/misbehave", json=faults, timeout=10)
+        )
+        assert answer.ok, answer.text
+
+    async def get(self, path: str) -> Any:
+        """What ComfyUI says at a path."""
+        return (await asyncio.to_thread(lambda: requests.get(self.url + path, timeout=10))).json()
+
+    async def wait_for(self, happened: Callable[[], Awaitable[bool]], timeout_s: float = 10) -> None:
+        """Wait until something is so."""
+        deadline = time.monotonic() + timeout_s
+        while not await happened():
+            assert time.monotonic() < deadline, "it never happened"
+            await asyncio.sleep(0.02)
+
+    async def is_running_something(self) -> bool:
+        """Whether ComfyUI executes a prompt right now."""
+        return bool((await self.get("/queue"))["queue_running"])
+
+
+def on_bench(base: Path, scenario: Callable[[RunnerBench], Awaitable[None]], **env: str) -> None:
+    """Run a scenario on a fresh bench and end everything after it."""
+
+    async def whole() -> None:
+        bench = RunnerBench(base, env)
+        try:
+            await scenario(bench)
+        finally:
+            await bench.runner.server.api.close()
+            await asyncio.to_thread(bench.runner.stop)
+
+    asyncio.run(whole())
