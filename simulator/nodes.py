@@ -1,0 +1,94 @@
+"""Every node class by name, the simulator's own and those of custom-node packs, as ComfyUI's `nodes` has them."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import diffusion_nodes
+import file_nodes
+import folder_paths
+import image_nodes
+import loader_nodes
+import mask_nodes
+import sampler_nodes
+from image_nodes import MAX_RESOLUTION
+from interruption import interrupt_processing
+from interruption import throw_if_interrupted as before_node_execution
+
+__all__ = ["MAX_RESOLUTION", "before_node_execution", "interrupt_processing"]
+
+_OWN = (image_nodes, mask_nodes, file_nodes, loader_nodes, sampler_nodes, diffusion_nodes)
+
+NODE_CLASS_MAPPINGS: dict[str, Any] = {}
+NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {}
+EXTENSION_WEB_DIRS: dict[str, str] = {}
+LOADED_MODULE_DIRS: dict[str, str] = {}
+
+for _module in _OWN:
+    NODE_CLASS_MAPPINGS.update(_module.NODE_CLASS_MAPPINGS)
+    NODE_DISPLAY_NAME_MAPPINGS.update(_module.NODE_DISPLAY_NAME_MAPPINGS)
+
+
+def load_custom_nodes() -> None:
+    """Load every pack; one that fails is logged and left out."""
+    times = []
+    for folder in folder_paths.get_folder_paths("custom_nodes"):
+        for path in sorted(Path(folder).iterdir()) if Path(folder).is_dir() else ():
+            if not _is_pack(path):
+                continue
+            started = time.perf_counter()
+            loaded = _load_pack(path)
+            note = "" if loaded else " (IMPORT FAILED)"
+            times.append(f"{time.perf_counter() - started:6.1f} seconds{note}: {path}")
+    if times:
+        logging.info("\nImport times for custom nodes:\n%s\n", "\n".join(times))
+
+
+def _is_pack(path: Path) -> bool:
+    if path.name.endswith(".disabled") or path.name.startswith((".", "__")):
+        return False
+    return path.is_dir() or path.suffix == ".py"
+
+
+def _load_pack(path: Path) -> bool:
+    try:
+        module = _import(path)
+        mappings = getattr(module, "NODE_CLASS_MAPPINGS", None)
+        _remember_web_folder(path, module)
+        if mappings is None:
+            logging.warning("Skip %s module for custom nodes due to the lack of NODE_CLASS_MAPPINGS.", path)
+            return False
+        for name, kind in mappings.items():
+            NODE_CLASS_MAPPINGS[name] = kind
+            kind.RELATIVE_PYTHON_MODULE = f"custom_nodes.{path.stem}"
+        NODE_DISPLAY_NAME_MAPPINGS.update(getattr(module, "NODE_DISPLAY_NAME_MAPPINGS", None) or {})
+    except Exception:
+        logging.exception("Cannot import %s module for custom nodes", path)
+        return False
+    return True
+
+
+def _import(path: Path) -> ModuleType:
+    source = path / "__init__.py" if path.is_dir() else path
+    # The whole path as a name, as in ComfyUI: two packs of one name must not meet in sys.modules.
+    name = str(path if path.is_dir() else path.with_suffix("")).replace(".", "_x_")
+    spec = importlib.util.spec_from_file_location(name, source)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{source} is not Python")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _remember_web_folder(path: Path, module: ModuleType) -> None:
+    folder = path if path.is_dir() else path.parent
+    LOADED_MODULE_DIRS[path.stem] = str(folder)
+    named = getattr(module, "WEB_DIRECTORY", None)
+    if named is not None and (folder / named).is_dir():
+        EXTENSION_WEB_DIRS[path.stem] = str((folder / named).resolve())
