@@ -7,11 +7,12 @@ whenever the prompt has been silent for a second. One deadline bounds it all.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from worker.comfy_server import ComfyServer, State
 from worker.endings import failure
 from worker.errors import Code, WorkerError
 from worker.job import Job, Prompt
+from worker.job_progress import JobProgress
 from worker.outputs import Output, OutputData, choose, outputs_of
 from worker.refusals import listed, lists_left_out, refusal
 from worker.settings import Settings
@@ -28,6 +30,7 @@ SILENCE_S = 1.0  # half of the 2 s that a lost event may cost
 LATE_HISTORY_S = 5.0  # history follows an error within milliseconds; after this long the events themselves are believed
 UNREACHABLE_S = 15.0  # how long a ComfyUI that is not ours may refuse connections before it counts as dead
 INTERRUPT_GRACE_S = 20.0  # a sampler looks for an interrupt once a step; past this ComfyUI hangs and is started again
+RELEASE_TIMEOUT_S = 30.0
 DIED = "worker.comfyui_died"
 FINAL_EVENTS = ("execution_success", "execution_error", "execution_interrupted")
 
@@ -43,6 +46,7 @@ class Run:
     """``time.monotonic()`` value."""
     generation: int
     """Of the ComfyUI it was submitted to."""
+    progress: JobProgress | None = None
     prompt_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     begun: bool = False
     blind: bool = False
@@ -55,10 +59,17 @@ class Run:
     def note(self, event: Event) -> None:
         """Take in one event about this prompt."""
         self.begun = True
+        if self.progress:
+            self.progress.event(event)
         if event["type"] == "executed" and isinstance(event["data"].get("output"), dict):
             self.outputs[str(event["data"].get("node"))] = event["data"]["output"]
         if event["type"] in FINAL_EVENTS:
             self.ending = event
+
+    def tell(self, phase: str, message: str) -> None:
+        """Begin a phase of the job's progress."""
+        if self.progress:
+            self.progress.phase(phase, message)
 
     def history_from_events(self) -> dict[str, Any]:
         """What ``/history`` would say, when it cannot be had any more."""
@@ -98,6 +109,7 @@ class ComfyRunner:
         self._api = self.server.api
         self._on_lost = on_lost
         self._tell_death: Callable[[], None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def launch(self) -> None:
         """Start ComfyUI without waiting for it."""
@@ -105,7 +117,30 @@ class ComfyRunner:
 
     async def ready(self, deadline: float) -> None:
         """Wait until ComfyUI answers; starts it when it does not run. Raises as :meth:`ComfyServer.ready`."""
+        self._loop = asyncio.get_running_loop()
         await self.server.ready(deadline)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether ComfyUI answers already."""
+        return self.server.state is State.READY
+
+    async def object_info(self, classes: Iterable[str]) -> dict[str, Any]:
+        """What ComfyUI says of these node classes' inputs, by class; asked for all at once."""
+        classes = list(classes)
+        return dict(zip(classes, await asyncio.gather(*map(self._api.object_info, classes)), strict=True))
+
+    async def stats(self) -> dict[str, Any] | None:
+        """ComfyUI's versions, devices and memory; None while it does not answer."""
+        with contextlib.suppress(NoAnswer):
+            return await self._api.system_stats() if self.is_ready else None
+        return None
+
+    def release_models(self) -> None:
+        """Make ComfyUI let go of its models. For threads: it blocks until ComfyUI has taken the order."""
+        if self._loop and self.is_ready:
+            with contextlib.suppress(concurrent.futures.TimeoutError):
+                asyncio.run_coroutine_threadsafe(self._free(), self._loop).result(RELEASE_TIMEOUT_S)
 
     def stop(self) -> None:
         """End everything; idempotent."""
@@ -117,13 +152,14 @@ class ComfyRunner:
         elif self.server.state is State.LOST and self.server.was_ready and self._on_lost:
             self._on_lost()  # one that never came up is kept for the next job, which tells its caller why
 
-    async def run(self, job: Job, prompt: Prompt, deadline: float) -> Result:
+    async def run(self, job: Job, prompt: Prompt, deadline: float, progress: JobProgress | None = None) -> Result:
         """Submit a prompt, follow it to its end and bring its files.
 
         Args:
             job: whose input files, ``extra_data`` and ``targets`` go along.
             prompt: API format, model names already as this ComfyUI lists them.
             deadline: ``time.monotonic()`` value; past it the prompt is interrupted and the job fails with TIMEOUT.
+            progress: told what happens.
 
         Raises:
             WorkerError: whatever went wrong, told apart by its code.
@@ -131,7 +167,7 @@ class ComfyRunner:
         """
         while True:
             await self.ready(deadline)
-            run = Run(deadline, self.server.generation)
+            run = Run(deadline, self.server.generation, progress)
             try:
                 await self._upload(run, job)
                 result = await self._run_once(run, job, prompt)
@@ -151,6 +187,7 @@ class ComfyRunner:
         started = time.monotonic()
         chosen, warnings = await self._execute(run, job, prompt)
         ended = time.monotonic()
+        run.tell("collecting", f"Collecting {len(chosen)} file{'s' * (len(chosen) != 1)}")
         found = await self._read(chosen)
         if None in found:
             # ComfyUI answered from its cache and named files of an earlier job that are gone: without the cache it
@@ -171,6 +208,7 @@ class ComfyRunner:
 
     async def _execute(self, run: Run, job: Job, prompt: Prompt) -> tuple[list[Output], list[str]]:
         """Submit and follow; whatever ends this early leaves nothing of the prompt in ComfyUI."""
+        run.tell("queued", "Handed to ComfyUI")
         run.blind = not await self._api.connected(SILENCE_S)
         with self._heard() as events:
             try:

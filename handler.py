@@ -11,30 +11,42 @@ import multiprocessing
 import os
 import sys
 import time
-from typing import Any
+from collections.abc import Awaitable, Sequence
+from typing import Any, TypeVar
 
 from comfy_runner import ComfyRunner, Result
+from model_manager import ModelManager, ModelReport
 from worker import local_run, logs
+from worker.cancel import Stop
 from worker.comfy_api import NoAnswer
 from worker.errors import Code, WorkerError
-from worker.job import Job, parse_job
+from worker.job import Job, Prompt, parse_job
+from worker.job_progress import JobProgress
+from worker.model_types import FileProgress, Report
 from worker.outputs import check_answer, entry, official_answer
+from worker.progress_sender import ProgressSender
+from worker.prompts import loader_classes, match_models
 from worker.settings import Settings, SettingsError
 
 log = logging.getLogger("handler")
 
+Answer = dict[str, Any]
+T = TypeVar("T")
+
 
 class Worker:
-    """What lives as long as the process: the settings and the ComfyUI that every job uses."""
+    """What lives as long as the process: the settings, the models and the ComfyUI that every job uses."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.runner = ComfyRunner(settings, on_lost=lambda: self.end(1))
-        self.comfyui_start_s = 0.0
+        self.models = ModelManager(settings, release=self.runner.release_models)
+        self._jobs = 0
 
-    async def handle(self, event: dict[str, Any]) -> dict[str, Any]:
+    async def handle(self, event: dict[str, Any]) -> Answer:
         """Answer one job. Never raises but for cancellation: the SDK would show the caller a traceback."""
         logs.job_id.set(str(event.get("id", "-")))
+        self._jobs += 1
         try:
             answer = await self._answer(event)
         except WorkerError as error:
@@ -45,40 +57,81 @@ class Worker:
         except Exception as error:
             log.exception("unexpected")
             answer = WorkerError(Code.INTERNAL, f"{type(error).__name__}: {error}").answer()
+        finally:
+            self._jobs -= 1
         if not self.runner.server.trusted:
             self._end_after_this_job()
         return answer
 
-    async def _answer(self, event: dict[str, Any]) -> dict[str, Any]:
-        started = time.monotonic()
+    async def _answer(self, event: dict[str, Any]) -> Answer:
+        timings = _Timings()
         job = parse_job(event, self.settings.job_timeout_s)
-        deadline = started + job.timeout_s
-        _refuse_models(job)
-        await self._comfyui(deadline)
-        result = await self.runner.run(job, job.prompt, deadline)
-        return await asyncio.to_thread(self._pack, job, result, started)
+        deadline = timings.started + job.timeout_s
+        if job.action == "inspect":
+            return await self._inspect()
+        async with ProgressSender(job.id, job.prompt, with_previews=job.preview) as progress:
+            models = await self._prepare(job, deadline, timings, progress)
+            if job.action == "ensure":
+                return {"images": [], "files": [], **_account(models, timings)}
+            prompt = await self._match_names(job, models)
+            result = await self.runner.run(job, prompt, deadline, progress)
+        timings.run_s, timings.collect_s = result.run_s, result.collect_s
+        return await asyncio.to_thread(self._pack, job, result, models, timings)
 
-    async def _comfyui(self, deadline: float) -> None:
-        """Have ComfyUI up; the first job waits for its start, later ones do not."""
-        started = time.monotonic()
-        await self.runner.ready(deadline)
-        self.comfyui_start_s = time.monotonic() - started
+    async def _prepare(self, job: Job, deadline: float, timings: _Timings, progress: JobProgress) -> ModelReport:
+        """Models and ComfyUI's start, side by side; what ends one early ends both."""
+        stop, loop = Stop(deadline), asyncio.get_running_loop()
+        progress.phase("starting", "Ready" if self.runner.is_ready else "ComfyUI is starting")
 
-    def _pack(self, job: Job, result: Result, started: float) -> dict[str, Any]:
+        def report(files: Sequence[FileProgress]) -> None:  # from a thread
+            loop.call_soon_threadsafe(progress.models, files)
+
+        models = asyncio.create_task(timings.models(asyncio.to_thread(self._ensure_models, job, stop, report)))
+        comfyui = asyncio.create_task(timings.comfyui(self._comfyui_for(job, deadline)))
+        try:
+            await asyncio.gather(asyncio.shield(models), comfyui)
+        finally:
+            stop.set()  # a thread cannot be cancelled, only asked; nothing of a job may go on into the next
+            comfyui.cancel()
+            await asyncio.gather(models, comfyui, return_exceptions=True)
+        return models.result()
+
+    async def _comfyui_for(self, job: Job, deadline: float) -> None:
+        if job.action == "run":
+            await self.runner.ready(deadline)
+
+    def _ensure_models(self, job: Job, stop: Stop, report: Report) -> ModelReport:
+        return self.models.prepare(
+            job.repo_list,
+            job.prompt,
+            prune=job.prune,
+            skip=job.skip_repo_list,
+            stop=stop,
+            report=report,
+            alone=lambda: self._jobs <= 1,
+            read_ahead=not self.runner.is_ready,
+        )
+
+    async def _match_names(self, job: Job, models: ModelReport) -> Prompt:
+        """The prompt with its models under the names that this ComfyUI lists."""
+        info = await self.runner.object_info(loader_classes(job.prompt))
+        matched = match_models(job.prompt, info, models.names)
+        models.warnings.extend(matched.warnings)
+        return matched.prompt
+
+    async def _inspect(self) -> Answer:
+        """What this worker has; says of ComfyUI only what it can without waiting for it."""
+        found = await asyncio.to_thread(self.models.inspect)
+        return {**found, "comfyui": await self.runner.stats(), "simulator": self.settings.simulated}
+
+    def _pack(self, job: Job, result: Result, models: ModelReport, timings: _Timings) -> Answer:
         entries = [entry(output) for output in result.outputs]
-        answer: dict[str, Any] = {
+        models.warnings.extend(result.warnings)
+        answer: Answer = {
             "images": [item for item in entries if item["media_type"].startswith("image/")],
             "files": [item for item in entries if not item["media_type"].startswith("image/")],
             "prompt_id": result.prompt_id,
-            "models": {"ready": [], "downloaded": [], "pruned": []},
-            "timings": {
-                "comfyui_start_s": round(self.comfyui_start_s, 3),
-                "models_s": 0.0,
-                "run_s": round(result.run_s, 3),
-                "collect_s": round(result.collect_s, 3),
-                "total_s": round(time.monotonic() - started, 3),
-            },
-            "warnings": result.warnings,
+            **_account(models, timings),
         }
         answer = official_answer(answer) if job.official else answer
         check_answer(answer, self.settings.result_limit_mb)
@@ -89,22 +142,46 @@ class Worker:
         if task := asyncio.current_task():
             task.add_done_callback(lambda _: self.end(1))
 
+    def stop(self) -> None:
+        """End ComfyUI and what reads ahead; idempotent."""
+        self.models.close()
+        self.runner.stop()
+
     def end(self, exit_code: int) -> None:
         """End the worker now and leave nothing running: neither ComfyUI nor the SDK's ping process."""
-        self.runner.stop()
+        self.stop()
         for child in multiprocessing.active_children():
             child.terminate()
         os._exit(exit_code)  # the SDK would wait up to 90 s for its long poll, and lose a job that arrives in it
 
 
-def _refuse_models(job: Job) -> None:
-    if job.action != "run" or (job.repo_list.strip() and not job.skip_repo_list):
-        what = f"`action` {job.action!r}" if job.action != "run" else "`repo_list`"
-        raise WorkerError(
-            Code.INVALID_INPUT,
-            f"{what} needs model management, which this version does not have yet",
-            "Leave it out and name models that the worker already has.",
-        )
+class _Timings:
+    """Where a job's time went, in seconds. Models and ComfyUI's start overlap, so they do not add up to the total."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.comfyui_start_s = self.models_s = self.run_s = self.collect_s = 0.0
+
+    async def models(self, work: Awaitable[T]) -> T:
+        started = time.monotonic()
+        try:
+            return await work
+        finally:
+            self.models_s = time.monotonic() - started
+
+    async def comfyui(self, work: Awaitable[None]) -> None:
+        started = time.monotonic()
+        await work
+        self.comfyui_start_s = time.monotonic() - started
+
+    def answer(self) -> dict[str, float]:
+        total_s = time.monotonic() - self.started
+        names = ("comfyui_start_s", "models_s", "run_s", "collect_s")
+        return {**{name: round(getattr(self, name), 3) for name in names}, "total_s": round(total_s, 3)}
+
+
+def _account(models: ModelReport, timings: _Timings) -> Answer:
+    return {"models": models.answer(), "timings": timings.answer(), "warnings": models.warnings}
 
 
 def main() -> None:
@@ -129,7 +206,7 @@ def main() -> None:
         handler = local_run.saving_results(worker.handle) if local_run.is_local() else worker.handle
         runpod.serverless.start({"handler": handler})
     finally:
-        worker.runner.stop()
+        worker.stop()
 
 
 if __name__ == "__main__":

@@ -15,9 +15,13 @@ import aiohttp
 CONNECT_TIMEOUT_S = 3.0
 ANSWER_TIMEOUT_S = 30.0  # ComfyUI answers from its event loop, which a custom node can block for long
 QUICK_TIMEOUT_S = 5.0  # for what is asked again anyway
+PREVIEW_WITH_METADATA = 4  # of ComfyUI's binary frame kinds; the older kind 1 does not say whose preview it is
 RECONNECT_DELAYS_S = (0.05, 0.1, 0.2, 0.5)
 SOCKET_OPEN = "worker.socket_open"
 """Type of the event this module adds when the socket is (again) connected: what happened meanwhile was not seen."""
+
+PREVIEW = "worker.preview"
+"""Type of the event made of a binary preview frame: ``image`` (JPEG bytes), ``node`` and ``prompt_id`` where told."""
 
 Event = dict[str, Any]
 
@@ -96,10 +100,12 @@ class ComfyApi:
         connecting = self._open_session().ws_connect(self._socket_url, max_msg_size=0)
         socket = await asyncio.wait_for(connecting, CONNECT_TIMEOUT_S)
         async with socket:
+            await socket.send_json({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
             self._connected.set()
             self._listener({"type": SOCKET_OPEN, "data": {}})
             async for message in socket:
-                if message.type is aiohttp.WSMsgType.TEXT and (event := _parse(message.data)):
+                parse = _PARSERS.get(message.type)
+                if parse and (event := parse(message.data)):
                     self._listener(event)
 
     # ------------------------------------------------------------------ questions and orders
@@ -205,6 +211,31 @@ def _parse(frame: str) -> Event | None:
     except ValueError:
         return None
     return event if isinstance(event, dict) and isinstance(event.get("data"), dict) else None
+
+
+def _parse_preview(frame: bytes) -> Event | None:
+    """A preview with its metadata: kind 4, length of the metadata, metadata, image (ComfyUI: server.py)."""
+    kind, length = int.from_bytes(frame[:4], "big"), int.from_bytes(frame[4:8], "big")
+    if kind != PREVIEW_WITH_METADATA or (metadata := _parse_metadata(frame[8 : 8 + length])) is None:
+        return None
+    if metadata.get("image_type") != "image/jpeg":
+        return None
+    data = {"image": frame[8 + length :], "node": metadata.get("node_id"), "prompt_id": metadata.get("prompt_id")}
+    return {"type": PREVIEW, "data": data}
+
+
+def _parse_metadata(text: bytes) -> dict[str, Any] | None:
+    try:
+        metadata = json.loads(text)
+    except ValueError:
+        return None
+    return metadata if isinstance(metadata, dict) else None
+
+
+_PARSERS: dict[aiohttp.WSMsgType, Callable[[Any], Event | None]] = {
+    aiohttp.WSMsgType.TEXT: _parse,
+    aiohttp.WSMsgType.BINARY: _parse_preview,
+}
 
 
 def _nobody(event: Event) -> None:

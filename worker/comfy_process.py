@@ -16,6 +16,7 @@ from pathlib import Path
 
 LOG_LINES_KEPT = 200
 TERMINATE_GRACE_S = 5.0  # an idle ComfyUI ends within a second; a running step is not worth waiting for
+KILL_GRACE_S = 10.0  # the kernel takes seconds to take a process apart that holds tens of gigabytes
 DRAIN_S = 2.0  # after its death, for the pipe's last lines: the traceback is the best error message there is
 
 comfyui_log = logging.getLogger("comfyui")
@@ -78,7 +79,7 @@ class ComfyProcess:
         self._signal_group(signal.SIGTERM)
         if not self._ended.wait(TERMINATE_GRACE_S):
             self.kill()
-        return self._ended.wait(TERMINATE_GRACE_S)
+        return self._ended.wait(KILL_GRACE_S)
 
     def kill(self) -> None:
         """End it and everything it started, now."""

@@ -10,11 +10,13 @@ import time
 import uuid
 from collections.abc import Callable
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from worker.comfy_api import ComfyApi
 from worker.comfy_process import ComfyProcess
 from worker.errors import Code, WorkerError
+from worker.model_paths import extra_model_paths
 from worker.output_folder import OutputFolder
 from worker.settings import Settings, simulator_home
 
@@ -158,9 +160,26 @@ class ComfyServer:
         assert self.folder
         address = ["--listen", "127.0.0.1", "--port", self.url.rpartition(":")[2]]
         flags = [*address, "--enable-cors-header", "--disable-auto-launch", *self.folder.flags]
+        flags += ["--preview-method", "auto", "--preview-size", "256"]  # cheap; sent on only to a job that asks
         if self._settings.simulated:
             flags += ["--base-directory", str(simulator_home())]
-        return [self._settings.comfyui_python, "main.py", *flags, *self._settings.comfyui_args]
+        return [
+            self._settings.comfyui_python,
+            "main.py",
+            *flags,
+            *self._model_flags(self.folder.root),
+            *self._settings.comfyui_args,
+        ]
+
+    def _model_flags(self, scratch: Path) -> list[str]:
+        """Where models are ensured, when that is not where ComfyUI looks by itself."""
+        models_dir = self._settings.models_dir
+        own = simulator_home() if self._settings.simulated else self._settings.comfyui_path
+        if models_dir == own / "models":
+            return []
+        config = scratch / "extra_model_paths.yaml"
+        config.write_text(extra_model_paths(models_dir))
+        return ["--extra-model-paths-config", str(config)]
 
     def _not_in_time(self, waited_s: float) -> WorkerError:
         where = f" at {self.url}" if self.external else ""

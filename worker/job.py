@@ -33,7 +33,7 @@ FIELDS = (
     "timeout_s",
 )
 OFFICIAL_FIELDS = ("workflow", "images", "comfy_org_api_key")  # runpod-workers/worker-comfyui 5.x
-NOT_YET = {"result": ({"to": "base64"}, {"format": "original"}), "metadata": (False,), "preview": (False,)}
+NOT_YET = {"result": ({"to": "base64"}, {"format": "original"}), "metadata": (False,)}
 
 Prompt = dict[str, Any]
 
@@ -59,6 +59,7 @@ class Job:
     skip_repo_list: bool
     prune: bool | None
     files: tuple[InputFile, ...]
+    preview: bool
     timeout_s: float
     official: bool
 
@@ -87,6 +88,7 @@ def parse_job(event: Mapping[str, Any], default_timeout_s: float) -> Job:
         skip_repo_list=_typed(fields, "skip_repo_list", bool, False),
         prune=_typed(fields, "prune", bool, None),
         files=tuple(_files(fields.get("files"))),
+        preview=_typed(fields, "preview", bool, False),
         timeout_s=_timeout(fields.get("timeout_s"), default_timeout_s),
         official=official,
     )
@@ -233,10 +235,9 @@ def _check_node(node_id: str, node: Any, prompt: Prompt) -> None:
     if not isinstance(node.get("inputs"), dict):
         raise _invalid(f"{where}.inputs", f"must be an object, but is {_kind(node.get('inputs'))}")
     for name, value in node["inputs"].items():
-        is_link = (
-            isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
-        )
-        if is_link and value[0] not in prompt:
+        # ComfyUI 0.3.64 lets some of these pass, and then they end its executing thread: everything after them hangs.
+        is_link = isinstance(value, list) and len(value) == 2 and isinstance(value[0], (str, int))
+        if is_link and isinstance(value[1], int) and value[0] not in prompt:
             raise WorkerError(
                 Code.PROMPT_INVALID,
                 f"node {node_id} ({node['class_type']}) links its input {name} to node {value[0]}, which is not there",

@@ -6,13 +6,11 @@ ComfyUI says no in three ways (recorded from 0.3.64): 400 with an ``error`` abou
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from worker.errors import Code, WorkerError
-
-MODEL_EXTENSIONS = (".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf")
+from worker.prompts import is_model_name, nearest
 
 Options = Mapping[tuple[str, str], list[str]]
 """(node class, input) -> the values this ComfyUI has for it."""
@@ -134,11 +132,11 @@ def _not_in_list(where: str, details: Body, extra: Body, options: Options) -> Wo
     names = listed(extra.get("input_config"))
     if names is None:
         names = options.get((details["class_type"], details["input"]), [])
-    nearest = nearest_names(received, names)
-    details = {**details, "received": received, "candidates": nearest}
+    near = nearest(received, names) or sorted(names)[:3]
+    details = {**details, "received": received, "candidates": near}
     is_model = is_model_name(received) or any(is_model_name(name) for name in names)
     if is_model:
-        have = f"the nearest it has: {', '.join(nearest)}" if nearest else "it has none of that kind"
+        have = f"the nearest it has: {', '.join(near)}" if near else "it has none of that kind"
         return WorkerError(
             Code.MODEL_MISSING,
             f"{where} names {received!r} in its input {details['input']}, which this worker does not have ({have})",
@@ -147,7 +145,7 @@ def _not_in_list(where: str, details: Body, extra: Body, options: Options) -> Wo
     return WorkerError(
         Code.PROMPT_INVALID,
         f"{where}: {received!r} is not a choice of its input {details['input']}",
-        f"Nearest choices: {', '.join(nearest)}." if nearest else None,
+        f"Nearest choices: {', '.join(near)}." if near else None,
         details=details,
     )
 
@@ -162,21 +160,3 @@ def listed(input_config: Any) -> list[str] | None:
     second = input_config[1] if len(input_config) > 1 else {}
     choices = second.get("options") if isinstance(second, dict) else None
     return [str(name) for name in choices] if isinstance(choices, list) else None
-
-
-def is_model_name(value: str) -> bool:
-    """Whether a value looks like a model's file name."""
-    return value.lower().endswith(MODEL_EXTENSIONS)
-
-
-def nearest_names(name: str, candidates: Collection[str], count: int = 3) -> list[str]:
-    """The candidates most like a name, by their last path part and without regard to case."""
-    by_key: dict[str, str] = {}
-    for candidate in candidates:
-        by_key.setdefault(_last_part(candidate), candidate)
-    close = difflib.get_close_matches(_last_part(name), list(by_key), n=count, cutoff=0.3)
-    return [by_key[key] for key in close] or sorted(candidates)[:count]
-
-
-def _last_part(name: str) -> str:
-    return name.replace("\\", "/").rpartition("/")[2].lower()

@@ -1,4 +1,4 @@
-"""`python handler.py --test_input` as a person runs it: pictures in results/, exit code 1 and the error on a bad job."""
+"""`python handler.py --test_input` as a person runs it: pictures in results/, exit code 1 and the error when bad."""
 
 from __future__ import annotations
 

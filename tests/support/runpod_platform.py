@@ -37,6 +37,8 @@ class RunPodPlatform:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.log: list[tuple[str, dict[str, Any]]] = []
         self.refuse_results_with: list[int] = []
+        self.progress_fault: int | str | None = None
+        """A status that progress posts are answered with, or ``hang``."""
         self._queue: list[str] = []
         self._to_stop: list[str] = []
         started = threading.Event()
@@ -169,6 +171,10 @@ class RunPodPlatform:
         job = self.jobs[request.match_info["job"]]
         self.log.append(("job-done", {"job": job["id"], "body": body, "bytes": len(raw)}))
         if body.get("status") == "IN_PROGRESS":
+            if self.progress_fault == "hang":
+                await asyncio.sleep(60)
+            if self.progress_fault:
+                return web.Response(status=int(self.progress_fault))
             if job["status"] not in TERMINAL:
                 job["output"] = body.get("output")
             return web.json_response({})

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,13 @@ def runs(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+def wait_until(happened, timeout_s=10) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not happened():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.01)
 
 
 def test_the_last_lines_are_kept_and_the_progress_bar_is_not():
@@ -70,8 +78,7 @@ def test_stop_ends_the_whole_group_even_a_stubborn_one(stubborn, monkeypatch):
         "print(child.pid, flush=True); time.sleep(60)"
     )
     process = start(code)
-    while not process.last_lines():
-        pass
+    wait_until(process.last_lines)
     grandchild = int(process.last_lines()[0])
     assert process.stop()
     assert not process.alive
@@ -92,10 +99,4 @@ def test_a_worker_killed_with_9_takes_its_comfyui_along():
     assert runs(child)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
-    deadline = threading.Event()
-    for _ in range(100):
-        if not runs(child):
-            return
-        deadline.wait(0.05)
-    os.kill(child, signal.SIGKILL)
-    pytest.fail("ComfyUI outlived its worker")
+    wait_until(lambda: not runs(child))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from worker.errors import Code
-from worker.refusals import lists_left_out, nearest_names, refusal
+from worker.refusals import lists_left_out, refusal
 
 RECORDINGS = Path(__file__).parents[1] / "protocol" / "recordings"
 
@@ -105,8 +105,3 @@ def test_an_answer_without_reasons_is_an_error_all_the_same(body):
     error = refusal(500, body, None, no_options)
     assert error is not None
     assert error.code is Code.PROMPT_INVALID
-
-
-def test_nearest_names_ignore_folders_and_case():
-    names = ["sdxl/JuggernautXL.safetensors", "other.safetensors"]
-    assert nearest_names("SDXL\\juggernautxl.safetensors", names)[0] == "sdxl/JuggernautXL.safetensors"

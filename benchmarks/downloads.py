@@ -1,0 +1,208 @@
+"""How long it takes to bring five models: ours, verified, beside what people use otherwise, unverified.
+
+    python benchmarks/downloads.py [--size 512] [--reps 3] [--rate 50] [--connections 16]
+
+Serves random safetensors files from an nginx on loopback, once with a limit per connection (what storage hosts do) and
+once without, and prints a markdown table of medians with ratios. Peers that are not installed are left out, and said to
+be. Client and server share this machine's cores, so the ratios count and not the numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import requests
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.support.safetensors_files import header_only
+from worker.cancel import Stop
+from worker.model_types import Download, ModelFile
+from worker.repo_list import parse_repo_list
+from worker.settings import Settings
+from worker.sites import ModelSites
+
+MiB = 1 << 20
+FILES = 5
+PORTS = {"limited": 18181, "unlimited": 18180}
+NGINX = """
+worker_processes 2; pid {home}/nginx.pid; error_log {home}/error.log warn; daemon on; user {user};
+events {{ worker_connections 1024; }}
+http {{
+  access_log off; default_type application/octet-stream; sendfile on; tcp_nopush on; keepalive_timeout 30;
+  client_body_temp_path {home}/a; proxy_temp_path {home}/b; fastcgi_temp_path {home}/c;
+  uwsgi_temp_path {home}/d; scgi_temp_path {home}/e;
+  server {{ listen 127.0.0.1:{unlimited}; root {home}/www; }}
+  server {{ listen 127.0.0.1:{limited}; root {home}/www; limit_rate {rate}m; }}
+}}
+"""
+
+
+def ours(base: str, into: Path, names: dict[str, str]) -> None:
+    host = base.removeprefix("http://")
+    environ = {"MODEL_HOSTS": host, "MODELS_DIR": str(into)}
+    settings = Settings.from_environ({**environ, "DOWNLOAD_CONNECTIONS": os.environ["BENCH_CONNECTIONS"]})
+    downloads = []
+    for name, sha256 in names.items():
+        (line,) = parse_repo_list(f"ckpt {base}/{name}", hosts=settings.model_hosts)
+        file = ModelFile(f"http:{line.url}", "checkpoints", name, line.url, line, sha256=sha256)
+        downloads.append(Download(file, into / name))
+    done = ModelSites(settings).fetch(downloads, Stop(), lambda files: None)
+    assert {each.path.name: each.sha256 for each in done} == names
+
+
+def plain_requests(base: str, into: Path, names: dict[str, str]) -> None:
+    with requests.Session() as session:
+        for name in names:
+            with session.get(f"{base}/{name}", stream=True, timeout=60) as response, (into / name).open("wb") as file:
+                response.raise_for_status()
+                for chunk in response.iter_content(MiB):
+                    file.write(chunk)
+
+
+def curl(base: str, into: Path, names: dict[str, str]) -> None:
+    for name in names:
+        subprocess.run(["curl", "-sf", "-o", into / name, f"{base}/{name}"], check=True)
+
+
+def curl_and_sha256sum(base: str, into: Path, names: dict[str, str]) -> None:
+    curl(base, into, names)
+    subprocess.run(["sha256sum", *(into / name for name in names)], check=True, stdout=subprocess.DEVNULL)
+
+
+def aria2c(base: str, into: Path, names: dict[str, str]) -> None:
+    queue = "".join(f"{base}/{name}\n  out={name}\n" for name in names)
+    split = ["-j5", "-x16", "-s16", "-k1M", "--file-allocation=none", "--allow-overwrite=true"]
+    subprocess.run(["aria2c", "-q", *split, "-d", into, "-i", "-"], input=queue, text=True, check=True)
+
+
+METHODS: dict[str, tuple[str, Callable[[str, Path, dict[str, str]], None], str | None]] = {
+    "ours": ("this worker, SHA-256 and header checked", ours, None),
+    "requests": ("requests, one file after another", plain_requests, None),
+    "curl": ("curl, one file after another", curl, "curl"),
+    "curl+sha": ("the same, then sha256sum", curl_and_sha256sum, "curl"),
+    "aria2c": ("aria2c -j5 -x16 -s16", aria2c, "aria2c"),
+}
+
+
+def make_files(www: Path, size: int) -> dict[str, str]:
+    """Five random safetensors files of ``size`` bytes; name -> SHA-256."""
+    names = {}
+    for number in range(1, FILES + 1):
+        start = header_only({"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}})
+        digest = hashlib.sha256(start)
+        with (www / f"m{number}.safetensors").open("wb") as file:
+            file.write(start)
+            for _ in range(size // MiB):
+                block = os.urandom(MiB)
+                digest.update(block)
+                file.write(block)
+        names[f"m{number}.safetensors"] = digest.hexdigest()
+    return names
+
+
+@contextmanager
+def nginx(home: Path, rate: int) -> Iterator[None]:
+    config = home / "nginx.conf"
+    user = "root" if os.geteuid() == 0 else "nobody"
+    config.write_text(NGINX.format(home=home, rate=rate, user=user, **PORTS))
+    binary = shutil.which("nginx") or "/usr/sbin/nginx"
+    subprocess.run([binary, "-c", config, "-p", home], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run([binary, "-c", config, "-p", home, "-s", "stop"], check=True)
+
+
+def once(method: str, base: str, into: Path, names: dict[str, str], connections: int) -> dict[str, float]:
+    """One run in a process of its own; seconds, and CPU seconds of the client with its children."""
+    for path in into.iterdir():
+        path.unlink()
+    argv = [sys.executable, __file__, "--child", method, base, str(into), json.dumps(names)]
+    environ = {**os.environ, "BENCH_CONNECTIONS": str(connections)}
+    ran = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True, env=environ)
+    sizes = {path.name: path.stat().st_size for path in into.iterdir()}
+    assert sorted(sizes) == sorted(names), sizes
+    result: dict[str, float] = json.loads(ran.stdout)
+    return result
+
+
+def child(method: str, base: str, into: str, names: str) -> None:
+    started, before = time.perf_counter(), os.times()
+    METHODS[method][1](base, Path(into), json.loads(names))
+    seconds, after = time.perf_counter() - started, os.times()
+    print(json.dumps({"seconds": seconds, "cpu": sum(after[:4]) - sum(before[:4])}))
+
+
+def table(runs: dict[str, list[dict[str, float]]], total: int) -> str:
+    rows = ["| | median s | MB/s | times ours | client CPU s/GiB |", "|---|---|---|---|---|"]
+    medians = {method: statistics.median(run["seconds"] for run in each) for method, each in runs.items()}
+    for method, seconds in sorted(medians.items(), key=lambda pair: pair[1]):
+        cpu = statistics.median(run["cpu"] for run in runs[method]) / (total / 1024 / MiB)
+        ratio = seconds / medians["ours"]
+        speed = total / 1e6 / seconds
+        rows.append(f"| {METHODS[method][0]} | {seconds:.2f} | {speed:.0f} | {ratio:.2f} | {cpu:.2f} |")
+    return "\n".join(rows)
+
+
+def version(command: str) -> str:
+    flag = "-v" if command == "nginx" else "--version"
+    said = subprocess.run([command, flag], capture_output=True, text=True, check=False)
+    return (said.stdout or said.stderr).splitlines()[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=512, help="MiB of each of the five files")
+    parser.add_argument("--reps", type=int, default=3)
+    parser.add_argument("--rate", type=int, default=50, help="MiB/s of each connection in the limited round")
+    parser.add_argument("--connections", type=int, default=16)
+    options = parser.parse_args()
+    if not (shutil.which("nginx") or Path("/usr/sbin/nginx").exists()):
+        raise SystemExit("nginx is needed as the server: apt-get install nginx-light")
+    methods = [name for name, (_, _, command) in METHODS.items() if command is None or shutil.which(command)]
+    for name in METHODS.keys() - set(methods):
+        print(f"{METHODS[name][2]} is not installed: left out\n")
+    memory = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
+    with tempfile.TemporaryDirectory(prefix="bench-www-") as home, tempfile.TemporaryDirectory(dir=memory) as into:
+        www = Path(home) / "www"
+        www.mkdir()
+        Path(home).chmod(0o755)
+        names = make_files(www, options.size * MiB)
+        with nginx(Path(home), options.rate):
+            measure(methods, names, Path(into), options)
+
+
+def measure(methods: list[str], names: dict[str, str], into: Path, options: argparse.Namespace) -> None:
+    total = FILES * options.size * MiB
+    peers = ", ".join(version(name) for name in ("curl", "aria2c", "nginx") if shutil.which(name))
+    print(f"{FILES} files of {options.size} MiB to memory, {os.cpu_count()} cores, {options.reps} runs each in random")
+    print(f"order, ours with {options.connections} connections; requests {requests.__version__}, {peers}\n")
+    for server, port in PORTS.items():
+        runs: dict[str, list[dict[str, float]]] = {method: [] for method in methods}
+        for _ in range(options.reps):
+            for method in random.sample(methods, len(methods)):
+                base = f"http://127.0.0.1:{port}"
+                runs[method].append(once(method, base, into, names, options.connections))
+        limit = f"{options.rate} MiB/s a connection" if server == "limited" else "no limit"
+        print(f"**{limit}**\n\n{table(runs, total)}\n", flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        child(*sys.argv[2:])
+    else:
+        main()

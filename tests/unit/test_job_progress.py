@@ -1,0 +1,102 @@
+"""ComfyUI's events become the progress of the contract; what was taken is not given twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from worker.job_progress import PREVIEW_LIMIT_BYTES, JobProgress
+from worker.model_types import FileProgress
+
+RECORDING = Path(__file__).parents[1] / "protocol" / "recordings" / "sampler_with_previews.json"
+
+
+def recorded() -> tuple[dict, list[dict]]:
+    recording = json.loads(RECORDING.read_text())
+    events = [frame["text"] for frame in recording["websocket"] if "text" in frame]
+    return recording["http"][0]["request"]["body"]["prompt"], events
+
+
+def progress(prompt: dict, *, with_previews: bool = False) -> JobProgress:
+    return JobProgress(prompt, with_previews=with_previews, changed=lambda: None)
+
+
+def test_a_recorded_sampler_run_is_told_step_by_step():
+    prompt, events = recorded()
+    job = progress(prompt)
+    messages, percents = [], []
+    for event in events:
+        job.event(event)
+        update = job.take()
+        messages.append(update.get("message"))
+        percents.append(update.get("percent"))
+    assert [message for message in dict.fromkeys(messages) if message and message.startswith("KSampler ")] == [
+        "KSampler 1/4",
+        "KSampler 2/4",
+        "KSampler 3/4",
+        "KSampler 4/4",
+    ]
+    rising = [percent for percent in percents if percent is not None]
+    assert rising == sorted(rising)
+    assert rising[0] == 0
+
+
+def test_only_changed_nodes_are_given_and_none_is_lost_when_nobody_takes_for_a_while():
+    prompt, events = recorded()
+    job = progress(prompt)
+    given: dict = {}
+    for number, event in enumerate(events):
+        job.event(event)
+        if number % 7 == 0:
+            given.update(job.take().get("nodes", {}))
+    given.update(job.take().get("nodes", {}))
+    assert "nodes" not in job.take()
+    assert set(given) == set(prompt)
+    assert all(node["state"] == "finished" for node in given.values())
+
+
+def test_outputs_so_far_are_all_there_each_time():
+    prompt, events = recorded()
+    job = progress(prompt)
+    for event in events:
+        job.event(event)
+    assert [item["node"] for item in job.take()["executed"]] == ["9"]
+    assert [item["node"] for item in job.take()["executed"]] == ["9"]
+
+
+def test_downloads_have_bytes_and_a_percentage_when_all_sizes_are_known():
+    job = progress({})
+    job.phase("starting", "ComfyUI is starting")
+    job.models([FileProgress("a", 10, 100), FileProgress("b", 40, 100)])
+    update = job.take()
+    assert (update["phase"], update["percent"]) == ("models", 25.0)
+    assert update["models"][1] == {"name": "b", "bytes": 40, "total": 100}
+    job.models([FileProgress("a", 10, None)])
+    assert job.take()["percent"] is None
+
+
+def test_a_late_word_of_a_download_does_not_turn_a_later_phase_back():
+    job = progress({})
+    job.phase("queued", "Handed to ComfyUI")
+    job.models([FileProgress("a", 10, 100)])
+    assert job.take()["phase"] == "queued"
+
+
+def test_a_preview_is_given_once_and_only_when_asked_for_and_small():
+    preview = {"type": "worker.preview", "data": {"image": b"\xff\xd8jpeg", "node": "3"}}
+    asked, silent = progress({}, with_previews=True), progress({})
+    for job in (asked, silent):
+        job.event(preview)
+    assert asked.take()["preview"] == {"node": "3", "jpeg_b64": "/9hqcGVn"}
+    assert "preview" not in asked.take()
+    assert "preview" not in silent.take()
+    asked.event({"type": "worker.preview", "data": {"image": b"x" * (PREVIEW_LIMIT_BYTES + 1)}})
+    assert "preview" not in asked.take()
+
+
+def test_cached_nodes_count_as_done():
+    prompt, _ = recorded()
+    job = progress(prompt)
+    job.event({"type": "execution_start", "data": {"prompt_id": "p"}})
+    job.event({"type": "execution_cached", "data": {"nodes": list(prompt)}})
+    assert job.take()["percent"] == 100.0
