@@ -35,6 +35,7 @@ lint: $(VENV)/.test-stamp ## ruff, mypy, shellcheck (where it is installed)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	cd simulator && ../$(BIN)/mypy .
 	@if command -v shellcheck >/dev/null; then shellcheck start.sh .ci/run; \
 	  else echo "shellcheck is not installed: start.sh was not checked"; fi
 

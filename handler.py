@@ -26,6 +26,7 @@ from worker.model_types import FileProgress, Report
 from worker.outputs import check_answer, entry, official_answer
 from worker.progress_sender import ProgressSender
 from worker.prompts import loader_classes, match_models
+from worker.sdk_shutdown import end_soon_after_shutdown
 from worker.settings import Settings, SettingsError
 
 log = logging.getLogger("handler")
@@ -203,6 +204,7 @@ def main() -> None:
         import runpod  # noqa: PLC0415 - it takes over a second, in which ComfyUI already starts
 
         logs.set_up(settings)
+        end_soon_after_shutdown(lambda: worker.end(0))
         handler = local_run.saving_results(worker.handle) if local_run.is_local() else worker.handle
         runpod.serverless.start({"handler": handler})
     finally:

@@ -13,14 +13,17 @@ import contextlib
 import json
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
+from tqdm import tqdm
 
 from worker.job_progress import JobProgress
 
 EVERY_S = 0.5
+DRAW_EVERY_S = 0.1
 POST_TIMEOUT_S = 1.0  # a hanging platform delays the answer by this much at the very most
 FAILURES_ALLOWED = 3
 
@@ -60,9 +63,11 @@ class ProgressSender:
         self.progress = JobProgress(prompt, with_previews=with_previews, changed=self._news.set)
 
     async def __aenter__(self) -> JobProgress:
-        """Begin to send."""
+        """Begin to send; in a local run on a terminal, to draw."""
         if self._url:
             self._task = asyncio.create_task(self._send_news())
+        elif sys.stderr.isatty():
+            self._task = asyncio.create_task(self._draw_news())
         return self.progress
 
     async def __aexit__(self, *exc: object) -> None:
@@ -84,6 +89,17 @@ class ProgressSender:
                 failures = 0 if await asyncio.shield(self._post) else failures + 1
                 await asyncio.sleep(EVERY_S)
         log.warning("RunPod does not take progress; the job goes on without it")
+
+    async def _draw_news(self) -> None:
+        with tqdm(total=100, bar_format="{desc} |{bar}| {percentage:3.0f}%", leave=False) as bar:
+            while True:
+                await self._news.wait()
+                self._news.clear()
+                update = self.progress.take()
+                if update["phase"] != "models":  # downloads draw their own bar, with bytes
+                    bar.n = update["percent"] or 0
+                    bar.set_description_str(update["message"])
+                await asyncio.sleep(DRAW_EVERY_S)
 
     async def _send(self, session: aiohttp.ClientSession) -> bool:
         body = json.dumps({"status": "IN_PROGRESS", "output": self.progress.take()}, ensure_ascii=False)

@@ -162,6 +162,16 @@ def test_sigterm_during_a_job_delivers_it_and_leaves_no_process(platform, start)
     assert not [pid for pid in started if is_running(pid)]
 
 
+def test_sigterm_while_idle_does_not_wait_for_the_long_poll(platform, start, monkeypatch):
+    monkeypatch.setattr("tests.support.runpod_platform.LONG_POLL_S", 60)
+    worker = start()
+    platform.run({"prompt": image_prompt()})
+    started = worker.descendants()
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.process.wait(20) == 0
+    assert not [pid for pid in started if is_running(pid)]
+
+
 def test_a_worker_killed_with_9_leaves_no_comfyui(platform, start):
     worker = start()
     platform.run({"prompt": image_prompt()})
