@@ -51,9 +51,10 @@ def check_order(posts: list[dict]) -> None:
 
 
 def test_every_update_comes_in_order_and_none_after_the_answer(platform, worker):
-    jobs = [platform.submit({"prompt": sampler_prompt("tiny.safetensors", 30, seed)}) for seed in range(JOBS)]
-    for job in jobs:
-        assert platform.wait(job, 600)["status"] == "COMPLETED"
+    jobs = []
+    for seed in range(JOBS):
+        jobs.append(platform.submit({"prompt": sampler_prompt("tiny.safetensors", 30, seed)}))
+        assert platform.wait(jobs[-1])["status"] == "COMPLETED"
     platform.run({"prompt": image_prompt()})  # time for anything late
     for job in jobs:
         posts = posts_of(platform, job)
