@@ -29,6 +29,7 @@ from worker.settings import Settings
 SILENCE_S = 1.0  # half of the 2 s that a lost event may cost
 LATE_HISTORY_S = 5.0  # history follows an error within milliseconds; after this long the events themselves are believed
 UNREACHABLE_S = 15.0  # how long a ComfyUI that is not ours may refuse connections before it counts as dead
+UNCACHED_TRIES = 2
 INTERRUPT_GRACE_S = 20.0  # a sampler looks for an interrupt once a step; past this ComfyUI hangs and is started again
 RELEASE_TIMEOUT_S = 30.0
 DIED = "worker.comfyui_died"
@@ -96,7 +97,7 @@ class _Died(Exception):  # noqa: N818 - turned into an error, or a second try, o
 
 
 class ComfyRunner:
-    """Runs prompts on the ComfyUI of this worker, one at a time.
+    """Runs prompts on the ComfyUI of this worker, one at a time: the others wait for their turn.
 
     Args:
         settings: where ComfyUI is and how it is started.
@@ -110,6 +111,7 @@ class ComfyRunner:
         self._on_lost = on_lost
         self._tell_death: Callable[[], None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._turn = asyncio.Lock()
 
     def launch(self) -> None:
         """Start ComfyUI without waiting for it."""
@@ -165,6 +167,10 @@ class ComfyRunner:
             WorkerError: whatever went wrong, told apart by its code.
             asyncio.CancelledError: the job was cancelled; ComfyUI has let go of the prompt by then.
         """
+        async with self._turn:
+            return await self._run(job, prompt, deadline, progress)
+
+    async def _run(self, job: Job, prompt: Prompt, deadline: float, progress: JobProgress | None) -> Result:
         while True:
             await self.ready(deadline)
             run = Run(deadline, self.server.generation, progress)
@@ -189,11 +195,13 @@ class ComfyRunner:
         ended = time.monotonic()
         run.tell("collecting", f"Collecting {len(chosen)} file{'s' * (len(chosen) != 1)}")
         found = await self._read(chosen)
-        if None in found:
+        for _ in range(UNCACHED_TRIES):
+            if None not in found:
+                break
             # ComfyUI answered from its cache and named files of an earlier job that are gone: without the cache it
-            # makes them anew.
+            # makes them anew. It acts on /free between two prompts, and does not say when it has.
             await self._call(run, self._api.free(unload_models=False))
-            await asyncio.sleep(0.2)  # its prompt thread acts on /free, and does not say when it has
+            await asyncio.sleep(0.2)
             run.prompt_id, run.ending = str(uuid.uuid4()), None
             chosen, warnings = await self._execute(run, job, prompt)
             found = await self._read(chosen)
