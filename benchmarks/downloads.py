@@ -83,18 +83,23 @@ def curl_and_sha256sum(base: str, into: Path, names: dict[str, str]) -> None:
     subprocess.run(["sha256sum", *(into / name for name in names)], check=True, stdout=subprocess.DEVNULL)
 
 
-def aria2c(base: str, into: Path, names: dict[str, str]) -> None:
+def aria2c(base: str, into: Path, names: dict[str, str], at_once: str = "1") -> None:
     queue = "".join(f"{base}/{name}\n  out={name}\n" for name in names)
-    split = ["-j5", "-x16", "-s16", "-k1M", "--file-allocation=none", "--allow-overwrite=true"]
+    split = [f"-j{at_once}", "-x16", "-s16", "-k1M", "--file-allocation=none", "--allow-overwrite=true"]
     subprocess.run(["aria2c", "-q", *split, "-d", into, "-i", "-"], input=queue, text=True, check=True)
 
 
+def aria2c_80(base: str, into: Path, names: dict[str, str]) -> None:
+    aria2c(base, into, names, "5")
+
+
 METHODS: dict[str, tuple[str, Callable[[str, Path, dict[str, str]], None], str | None]] = {
-    "ours": ("this worker, SHA-256 and header checked", ours, None),
-    "requests": ("requests, one file after another", plain_requests, None),
-    "curl": ("curl, one file after another", curl, "curl"),
-    "curl+sha": ("the same, then sha256sum", curl_and_sha256sum, "curl"),
-    "aria2c": ("aria2c -j5 -x16 -s16", aria2c, "aria2c"),
+    "ours": ("ours (16 connections), SHA-256 and header checked", ours, None),
+    "requests": ("requests, one file after another, unverified", plain_requests, None),
+    "curl": ("curl, one file after another, unverified", curl, "curl"),
+    "curl+sha": ("curl the same, then sha256sum", curl_and_sha256sum, "curl"),
+    "aria2c": ("aria2c -j1 -x16 (16 connections), unverified", aria2c, "aria2c"),
+    "aria2c-80": ("aria2c -j5 -x16 (80 connections), unverified", aria2c_80, "aria2c"),
 }
 
 
@@ -161,7 +166,7 @@ def table(runs: dict[str, list[dict[str, float]]], total: int) -> str:
 def version(command: str) -> str:
     flag = "-v" if command == "nginx" else "--version"
     said = subprocess.run([command, flag], capture_output=True, text=True, check=False)
-    return (said.stdout or said.stderr).splitlines()[0]
+    return " ".join((said.stdout or said.stderr).splitlines()[0].split()[:3])
 
 
 def main() -> None:
@@ -174,8 +179,8 @@ def main() -> None:
     if not (shutil.which("nginx") or Path("/usr/sbin/nginx").exists()):
         raise SystemExit("nginx is needed as the server: apt-get install nginx-light")
     methods = [name for name, (_, _, command) in METHODS.items() if command is None or shutil.which(command)]
-    for name in METHODS.keys() - set(methods):
-        print(f"{METHODS[name][2]} is not installed: left out\n")
+    for missing in {str(METHODS[name][2]) for name in METHODS.keys() - set(methods)}:
+        print(f"{missing} is not installed: left out\n")
     memory = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
     with tempfile.TemporaryDirectory(prefix="bench-www-") as home, tempfile.TemporaryDirectory(dir=memory) as into:
         www = Path(home) / "www"
