@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format comfyui test-comfyui bench clean
+.PHONY: help run endpoint test lint format comfyui test-comfyui bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -26,6 +26,9 @@ $(VENV)/.test-stamp: pyproject.toml $(VENV)/.run-stamp
 
 run: $(VENV)/.run-stamp ## run test_input.json through the real handler; images land in results/
 	$(BIN)/python handler.py
+
+endpoint: $(VENV)/.run-stamp ## a RunPod-compatible endpoint on this machine, in front of the same worker (ARGS="--port 0")
+	@$(BIN)/python -m endpoint $(ARGS)
 
 test: $(VENV)/.test-stamp ## lint, then every test
 	@$(MAKE) --no-print-directory lint
@@ -56,6 +59,9 @@ test-comfyui: $(VENV)/.test-stamp ## the protocol and integration suites against
 
 bench: $(VENV)/.test-stamp ## the benchmarks, each beside a peer's way in the same run
 	$(BIN)/python benchmarks/warm_job.py
+	$(BIN)/python benchmarks/warm_ensure.py
+	$(BIN)/python benchmarks/downloads.py
+	$(BIN)/python benchmarks/pollers.py
 
 clean: ## remove the environments and what runs left behind
 	rm -rf $(VENV) results .simulator .pytest_cache .mypy_cache .ruff_cache

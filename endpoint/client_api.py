@@ -1,0 +1,208 @@
+"""The face that callers see: RunPod's routes, shapes and limits."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from collections.abc import Awaitable, Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from endpoint import auth
+from endpoint.bodies import answer, read_limited, refuse
+from endpoint.crew import Crew
+from endpoint.desk import Desk, QueueFull
+from endpoint.events_api import serve_events
+from endpoint.jobs import Job, State
+from endpoint.options import Options
+from endpoint.submission import BadRequest, Forbidden, parse_submission
+
+RUN_LIMIT = 10_000_000  # bytes (docs: operation-reference)
+RUNSYNC_LIMIT = 20_000_000
+WAIT_MS = (1_000, 300_000)
+DEFAULT_WAIT_MS = 90_000
+RETRYABLE = (State.FAILED, State.TIMED_OUT)
+OPENAPI_FILE = Path(__file__).with_name("openapi.json")
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+JobHandler = Callable[[web.Request, Job], Awaitable[web.StreamResponse]]
+
+
+@cache
+def openapi() -> bytes:
+    """The description of these routes, as it is served."""
+    return OPENAPI_FILE.read_bytes()
+
+
+class ClientApi:
+    """The routes under ``/v2/<id>`` and the description beside them.
+
+    Args:
+        key: every route but the description wants it.
+        stopping: whether the endpoint is about to end, so that it takes no more jobs.
+    """
+
+    def __init__(self, options: Options, key: str, desk: Desk, crew: Crew, stopping: Callable[[], bool]) -> None:
+        self._options, self._key, self._desk, self._crew, self._stopping = options, key, desk, crew, stopping
+
+    def app(self) -> web.Application:
+        """The routes, with every error as JSON."""
+        app = web.Application(middlewares=[self._cors, self._json_errors, self._authorized])
+        base = f"/v2/{self._options.endpoint_id}"
+        routes: list[tuple[str, str, Handler]] = [
+            ("POST", "/run", self._run),
+            ("POST", "/runsync", self._runsync),
+            ("GET", "/status/{job}", self._of_job(self._status)),
+            ("POST", "/status/{job}", self._of_job(self._status)),
+            ("GET", "/stream/{job}", self._of_job(self._stream)),
+            ("POST", "/stream/{job}", self._of_job(self._stream)),
+            ("POST", "/cancel/{job}", self._of_job(self._cancel)),
+            ("POST", "/retry/{job}", self._of_job(self._retry)),
+            ("POST", "/purge-queue", self._purge),
+            ("GET", "/health", self._health),
+            ("GET", "/events/{job}", self._of_job(self._events)),
+            ("GET", "/openapi.json", self._openapi),
+        ]
+        for method, path, handler in routes:
+            app.router.add_route(method, base + path, handler)
+        app.router.add_route("GET", "/openapi.json", self._openapi)
+        return app
+
+    # ------------------------------------------------------------ around every request
+
+    @web.middleware
+    async def _cors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Let pages of the origins it was started with read the answers; of none by default."""
+        origin = request.headers.get("Origin", "")
+        if origin not in self._options.cors_origins:
+            return await handler(request)
+        allow = {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
+        if request.method == "OPTIONS":
+            allow["Access-Control-Allow-Methods"] = "GET, POST"
+            allow["Access-Control-Allow-Headers"] = "Authorization, Content-Type"
+            return web.Response(status=204, headers=allow)
+        response = await handler(request)
+        if not response.prepared:
+            response.headers.update(allow)
+        return response
+
+    @web.middleware
+    async def _json_errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+            return refuse(error.status, error.reason.lower(), **headers)
+        except BadRequest as error:
+            return refuse(400, str(error))
+        except Forbidden as error:
+            return refuse(403, str(error))
+        except QueueFull:
+            message = f"{self._options.max_queue} jobs wait already; send it again later"
+            return refuse(429, message, **{"Retry-After": "5"})
+        except sqlite3.Error as error:
+            log.exception("the job could not be written down")
+            return refuse(503, f"the endpoint's disk fails it: {error}")
+
+    @web.middleware
+    async def _authorized(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path.endswith("/openapi.json") or self._has_key(request):
+            return await handler(request)
+        return refuse(401, "send the key as `Authorization: Bearer <key>`", **{"WWW-Authenticate": "Bearer"})
+
+    def _has_key(self, request: web.Request) -> bool:
+        if "Authorization" in request.headers:
+            return auth.has_bearer(request.headers["Authorization"], self._key)
+        if "/events/" in request.path:
+            return auth.has_protocol_key(request.headers.get("Sec-WebSocket-Protocol", ""), self._key)
+        return False
+
+    def _of_job(self, handler: JobHandler) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            job = self._desk.find(request.match_info["job"])
+            if job is None:
+                return refuse(404, "there is no such job, or its result has expired")
+            return await handler(request, job)
+
+        return handle
+
+    # ------------------------------------------------------------ jobs
+
+    async def _submit(self, request: web.Request, limit: int, *, sync: bool) -> Job | web.Response:
+        raw = await read_limited(request, limit)
+        if raw is None:
+            return refuse(413, f"the body is larger than {limit / 1e6:.0f} MB")
+        asked = parse_submission(raw, self._options.execution_timeout_s, self._options.webhook_hosts)
+        if self._stopping():
+            return refuse(503, "the endpoint is being stopped")
+        return self._desk.submit(asked, sync=sync)
+
+    async def _run(self, request: web.Request) -> web.Response:
+        job = await self._submit(request, RUN_LIMIT, sync=False)
+        return job if isinstance(job, web.Response) else _brief(job)
+
+    async def _runsync(self, request: web.Request) -> web.Response:
+        wait_ms = _wait_ms(request)
+        job = await self._submit(request, RUNSYNC_LIMIT, sync=True)
+        if isinstance(job, web.Response):
+            return job
+        job_id = job.id
+
+        def final() -> Job | None:
+            current = self._desk.find(job_id)
+            return current if current and current.is_final else None
+
+        done = await self._desk.changed.until(lambda: final() or self._stopping() or None, wait_ms / 1000)
+        if isinstance(done, Job):
+            return answer(self._desk.status(done))
+        return _brief(self._desk.find(job_id) or job)
+
+    async def _status(self, request: web.Request, job: Job) -> web.Response:
+        return answer(self._desk.status(job))
+
+    async def _stream(self, request: web.Request, job: Job) -> web.Response:
+        return answer(self._desk.stream(job))
+
+    async def _cancel(self, request: web.Request, job: Job) -> web.Response:
+        return _brief(self._desk.cancel(job))
+
+    async def _retry(self, request: web.Request, job: Job) -> web.Response:
+        if job.state not in RETRYABLE:
+            return refuse(409, f"the job is {job.state.value}; only FAILED and TIMED_OUT jobs can be sent again")
+        return _brief(self._desk.retry(job))
+
+    # ------------------------------------------------------------ the endpoint
+
+    async def _purge(self, request: web.Request) -> web.Response:
+        return answer({"removed": self._desk.purge(), "status": "completed"})
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return answer({"jobs": self._desk.in_state(), "workers": self._crew.in_state(self._desk.busy())})
+
+    async def _openapi(self, request: web.Request) -> web.Response:
+        described: dict[str, Any] = json.loads(openapi())
+        described["servers"] = [{"url": f"/v2/{self._options.endpoint_id}"}]
+        return answer(described)
+
+    async def _events(self, request: web.Request, job: Job) -> web.StreamResponse:
+        return await serve_events(request, job, self._desk, self._stopping)
+
+
+def _brief(job: Job) -> web.Response:
+    return answer({"id": job.id, "status": job.state.value})
+
+
+def _wait_ms(request: web.Request) -> int:
+    given = request.query.getall("wait", [])
+    if not given:
+        return DEFAULT_WAIT_MS
+    text, (low, high) = given[-1], WAIT_MS
+    if len(given) > 1 or not (text.isascii() and text.isdigit() and low <= int(text[:9]) <= high):
+        raise BadRequest(f"`wait` must be a whole number of milliseconds from {low} to {high}")
+    return int(text)

@@ -1,0 +1,60 @@
+"""Tells a finished job's webhook, a few times if it must; which hosts may be named is decided when the job is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import aiohttp
+
+from endpoint.desk import Desk
+from endpoint.jobs import Job
+
+log = logging.getLogger(__name__)
+
+WAITS_S = (0.0, 10.0, 10.0)  # RunPod tries twice more, ten seconds apart (docs: send-requests, webhooks)
+TIMEOUT_S = 30.0
+
+
+class Webhooks:
+    """Posts in the background; what was not told when the endpoint ended is told after its next start."""
+
+    def __init__(self, desk: Desk, waits_s: tuple[float, ...] = WAITS_S) -> None:
+        self._desk, self._waits_s = desk, waits_s
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Tell those that are due, and every job that finishes from now on."""
+        self._desk.on_final = self._tell
+        for job in self._desk.webhooks_due():
+            self._tell(job)
+
+    async def stop(self) -> None:
+        """Leave the rest for the next start."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _tell(self, job: Job) -> None:
+        if job.webhook:
+            task = asyncio.get_running_loop().create_task(self._post(job, job.webhook))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _post(self, job: Job, url: str) -> None:
+        body = self._desk.status(job)
+        headers = {"Content-Type": "application/json"}
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+        async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
+            for wait_s in self._waits_s:
+                await asyncio.sleep(wait_s)
+                try:
+                    # A redirect could lead to a host that is not allowed.
+                    async with session.post(url, data=body, allow_redirects=False) as response:
+                        if response.status < 300:
+                            break
+                        problem = f"it answered {response.status}"
+                except (aiohttp.ClientError, asyncio.TimeoutError, ValueError) as error:
+                    problem = type(error).__name__
+                log.warning("the webhook of job %s failed: %s", job.id, problem)
+        self._desk.webhook_told(job)
