@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help run endpoint test lint format comfyui test-comfyui bench clean
+.PHONY: help run endpoint test lint format comfyui test-comfyui image test-image bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,13 +34,13 @@ test: $(VENV)/.test-stamp ## lint, then every test
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/.test-stamp ## ruff, mypy, shellcheck (where it is installed)
+lint: $(VENV)/.test-stamp ## ruff, mypy, shellcheck, hadolint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	cd simulator && ../$(BIN)/mypy .
-	@if command -v shellcheck >/dev/null; then shellcheck start.sh .ci/run; \
-	  else echo "shellcheck is not installed: start.sh was not checked"; fi
+	$(BIN)/shellcheck start.sh .ci/run scripts/*.sh docker/*.sh
+	$(BIN)/hadolint Dockerfile
 
 format: $(VENV)/.test-stamp ## let ruff rewrite the code
 	$(BIN)/ruff check --fix .
@@ -57,8 +57,15 @@ test-comfyui: $(VENV)/.test-stamp ## the protocol and integration suites against
 	@test -f "$${COMFYUI_PATH:?name a ComfyUI checkout}/main.py" || { echo "COMFYUI_PATH has no main.py" >&2; exit 1; }
 	$(BIN)/python -m pytest tests/protocol tests/integration
 
+image: ## build the image with docker, podman or buildah, whichever is there
+	docker/build-image.sh
+
+test-image: $(VENV)/.test-stamp ## build the image on a debootstrap base with buildah and run jobs in it (root)
+	TEST_IMAGE=$${TEST_IMAGE:-1} $(BIN)/python -m pytest tests/image
+
 bench: $(VENV)/.test-stamp ## the benchmarks, each beside a peer's way in the same run
 	$(BIN)/python benchmarks/warm_job.py
+	$(BIN)/python benchmarks/cold_start.py
 	$(BIN)/python benchmarks/warm_ensure.py
 	$(BIN)/python benchmarks/downloads.py
 	$(BIN)/python benchmarks/pollers.py
