@@ -1,0 +1,186 @@
+"""Results become files: under the names that the graph asked for, each once, and again in ``./remote_results``."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .jobs import Job
+from .prompt_prep import is_link
+from .remote_sink import Refused, check_picture, decode_base64, free_names, place_once, plain_name, write_once
+
+MAX_FILE_BYTES = 192 * 1024 * 1024
+VIDEO, AUDIO = (".mp4", ".webm", ".mkv", ".mov"), (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a")
+OTHER = (".txt", ".json", ".csv", ".srt", ".latent", ".glb", ".gltf", ".obj", ".stl", ".ply", ".exr", ".safetensors")
+SavePath = Callable[[str, str, int, int], tuple[str, str, int, str, str]]
+"""ComfyUI's ``get_save_image_path``: prefix, folder, width, height to folder, name, counter, subfolder, prefix."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One file of an answer, checked."""
+
+    index: int
+    entry: dict[str, Any]
+    data: bytes
+    digest: str
+    extension: str
+    width: int
+    height: int
+
+    @classmethod
+    def of(cls, index: int, entry: dict[str, Any]) -> Result:
+        """Decode and check one entry of the answer."""
+        if "url" in entry and not entry.get("b64"):
+            raise Refused(400, "it lies in the endpoint's own S3 bucket; fetch it from there.")
+        data = decode_base64(entry.get("b64") or entry.get("data"), MAX_FILE_BYTES)
+        return cls(index, entry, data, hashlib.sha256(data).hexdigest(), *_kind(entry, data))
+
+    @property
+    def folder(self) -> str:
+        """Where it belongs: previews are temporary here as there."""
+        return "temp" if self.entry.get("type") == "temp" else "output"
+
+
+class ResultSaver:
+    """Writes a job's answer. ``keep`` stores the job: each file's name and hash are on disk before the file is."""
+
+    def __init__(self, folders: dict[str, Path], save_path: SavePath, copies: Path | None, keep: Callable[[Job], None]):
+        self._folders, self._save_path, self._copies, self._keep = folders, save_path, copies, keep
+
+    def save(self, job: Job, output: dict[str, Any]) -> list[str]:
+        """Save everything that came and note it in ``job.outputs``; what was left out, in words."""
+        warnings = [str(text)[:500] for text in output.get("warnings") or () if isinstance(text, str)]
+        for index, entry in enumerate(_entries(output)):
+            try:
+                self._save_one(job, Result.of(index, entry))
+            except Refused as refused:
+                warnings.append(f"{str(entry.get('filename'))[:100]!r} was not saved: {refused.message}")
+        job.outputs = outputs_of(job)
+        self._keep(job)
+        return warnings
+
+    def _save_one(self, job: Job, result: Result) -> None:
+        same = (file for file in job.files if (file["index"], file["sha256"]) == (result.index, result.digest))
+        file = next(same, None)
+        if file is None or not self._is_there(file):
+            file = self._write(job, result, file)
+        if self._copies is not None and not file.get("copied"):
+            self._copy(job, file, self._copies)
+
+    def _path(self, file: dict[str, Any]) -> Path:
+        return self._folders[file["type"]] / file["subfolder"] / file["filename"]
+
+    def _is_there(self, file: dict[str, Any]) -> bool:
+        try:
+            return hashlib.sha256(self._path(file).read_bytes()).hexdigest() == file["sha256"]
+        except OSError:
+            return False
+
+    def _write(self, job: Job, result: Result, planned: dict[str, Any] | None) -> dict[str, Any]:
+        """Plan, note, write; the next name where another file got there first."""
+        while True:
+            file = planned or self._plan(job, result)
+            job.files = [*(other for other in job.files if other["index"] != result.index), file]
+            self._keep(job)
+            if write_once(self._path(file), result.data):
+                return file
+            planned = None
+
+    def _plan(self, job: Job, result: Result) -> dict[str, Any]:
+        root = str(self._folders[result.folder])
+        try:
+            found = self._save_path(_prefix(job, result.entry), root, result.width, result.height)
+        except Exception:  # ComfyUI raises a bare Exception for a prefix that leaves its folder
+            found = self._save_path("remote/ComfyUI", root, result.width, result.height)
+        full, name, counter, subfolder, _ = found
+        name = name.replace("%batch_num%", str(result.entry.get("batch") or 0))
+        while (Path(full) / f"{name}_{counter:05}_{result.extension}").exists():
+            counter += 1
+        filename = f"{name}_{counter:05}_{result.extension}"
+        about = {"index": result.index, "sha256": result.digest, "node_id": str(result.entry.get("node_id") or "")}
+        return {"type": result.folder, "subfolder": subfolder, "filename": filename, **about}
+
+    def _copy(self, job: Job, file: dict[str, Any], folder: Path) -> None:
+        """A second name in ``remote_results``: a link, so that it costs no space."""
+        source = self._path(file)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in free_names(plain_name(source.name, source.suffix)):
+            target = folder / name
+            if (target.exists() and target.samefile(source)) or place_once(source, target):
+                file["copied"] = name
+                self._keep(job)
+                return
+
+
+def _entries(output: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    batches: dict[Any, int] = {}
+    for group in ("images", "files"):
+        items = output.get(group)
+        for item in items if isinstance(items, list) else ():
+            if isinstance(item, dict):
+                batch = batches[item.get("node_id")] = batches.get(item.get("node_id"), -1) + 1
+                yield {**item, "batch": batch}
+
+
+def _kind(entry: dict[str, Any], data: bytes) -> tuple[str, int, int]:
+    """Extension and size: of a picture by its bytes, of anything else by its name, if that is one we know."""
+    suffix = Path(str(entry.get("filename") or "")).suffix.lower()
+    if suffix not in (*VIDEO, *AUDIO, *OTHER):
+        return check_picture(data)
+    if suffix in OTHER and re.match(rb"\s*<(!doctype|html|svg|script|\?xml)", data[:200], re.IGNORECASE):
+        raise Refused(415, "it is a web page.")
+    return suffix, 0, 0
+
+
+def _prefix(job: Job, entry: dict[str, Any]) -> str:
+    """The prefix that the saving node asks for; else the name that the worker gave, without its counter."""
+    node = job.request.prompt.get(str(entry.get("node_id")))
+    asked = node["inputs"].get("filename_prefix") if node else None
+    if isinstance(asked, str) and asked.strip():
+        return asked
+    name = plain_name(entry.get("filename") or "ComfyUI", "")
+    name = re.sub(r"_\d+_?$", "", name) or "ComfyUI"
+    parts = [part for part in re.split(r"[\\/]", str(entry.get("subfolder") or "")) if part not in ("", ".", "..")]
+    return "/".join([*(plain_name(part, "") for part in parts), name])
+
+
+def outputs_of(job: Job) -> dict[str, Any]:
+    """What each node shows; a PreviewImage beside a SaveImage on the same picture shows the same file."""
+    outputs: dict[str, Any] = {}
+    for file in sorted(job.files, key=lambda item: item["index"]):
+        node_id = file["node_id"] or _only_saver(job)
+        suffix = Path(file["filename"]).suffix.lower()
+        if not node_id or suffix in OTHER:
+            continue
+        shown = {name: file[name] for name in ("filename", "subfolder", "type")}
+        output = outputs.setdefault(node_id, {})
+        output.setdefault("audio" if suffix in AUDIO else "images", []).append(shown)
+        if suffix in VIDEO or "Animated" in str(job.request.prompt.get(node_id, {}).get("class_type")):
+            output["animated"] = [True]
+    return {**_twins(job, outputs), **outputs}
+
+
+def _only_saver(job: Job) -> str:
+    """The node of a result that names none, as other workers send them: the one SaveImage, if there is one."""
+    found = [node_id for node_id, node in job.request.prompt.items() if node["class_type"] == "SaveImage"]
+    return found[0] if len(found) == 1 else ""
+
+
+def _twins(job: Job, outputs: dict[str, Any]) -> dict[str, Any]:
+    prompt = job.request.prompt
+    sources = {
+        tuple(prompt[node_id]["inputs"]["images"]): output
+        for node_id, output in outputs.items()
+        if node_id in prompt and is_link(prompt[node_id]["inputs"].get("images"))
+    }
+    previews = {
+        node_id: node["inputs"]["images"]
+        for node_id, node in prompt.items()
+        if node["class_type"] == "PreviewImage" and is_link(node["inputs"].get("images"))
+    }
+    return {node_id: sources[tuple(link)] for node_id, link in previews.items() if tuple(link) in sources}

@@ -1,0 +1,86 @@
+"""A browser on a local ComfyUI with the pack, and behind it a loopback RunPod with the real worker."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from tests.browser.frontends import VERSIONS, static_folder
+from tests.support.runpod_platform import RunPodPlatform, WorkerProcess
+from tests.support.simulator_process import SIMULATOR, safetensors
+
+CHECKPOINT = "tiny.safetensors"
+LOCAL_ONLY = "only-on-this-machine.safetensors"
+
+
+class Platform(RunPodPlatform):
+    """With the ``/health`` that the Test button asks."""
+
+    def _app(self) -> web.Application:
+        app = super()._app()
+        app.router.add_get("/v2/ep/health", self._health)
+        return app
+
+    async def _health(self, request: web.Request) -> web.Response:
+        if request.headers.get("Authorization") != self._auth["Authorization"]:
+            return web.Response(status=401)
+        return web.json_response({"workers": {"idle": 1, "ready": 1, "running": 0}, "jobs": {"inQueue": 0}})
+
+
+@pytest.fixture(scope="package")
+def browser_or_skip() -> None:
+    """Chromium, or a clear line; in CI its lack is a failure."""
+    problem = _problem()
+    if problem and os.environ.get("CI"):
+        pytest.fail(problem)
+    if problem:
+        pytest.skip(problem)
+
+
+def _problem() -> str:
+    try:
+        from tests.browser import chromium
+    except ImportError:
+        return "selenium is missing: pip install selenium"
+    return chromium.missing()
+
+
+@pytest.fixture(scope="package")
+def platform(browser_or_skip, tmp_path_factory) -> Iterator[Platform]:
+    """The endpoint, with one worker behind it."""
+    base = tmp_path_factory.mktemp("worker")
+    checkpoints = base / "models" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / CHECKPOINT).write_bytes(safetensors())
+    env = {
+        "COMFYUI_PATH": str(SIMULATOR),
+        "COMFYUI_ARGS": f"--base-directory '{base}'",
+        "MODELS_DIR": str(base / "models"),
+        "SIMULATOR_STEP_MS": "100",
+    }
+    with Platform() as platform, WorkerProcess(platform, base / "worker.log", **env):
+        yield platform
+
+
+@pytest.fixture(scope="package", params=VERSIONS)
+def desk(request, platform, tmp_path_factory) -> Iterator[object]:
+    """One frontend in one browser, with nothing configured yet."""
+    from tests.browser.desk import Desk
+    from tests.browser.local_comfy import LocalComfy
+
+    frontend: Path = static_folder(request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RUNPOD_API_KEY", raising=False)
+        local = LocalComfy(tmp_path_factory.mktemp("local") / "ComfyUI", frontend)
+    local.add_model(CHECKPOINT)
+    local.add_model(LOCAL_ONLY)
+    desk = Desk(local, platform, str(tmp_path_factory.mktemp("profile")))
+    try:
+        yield desk
+    finally:
+        desk.close()
+        local.stop()

@@ -1,0 +1,179 @@
+"""What a person does at the page, and what they see, for every frontend alike."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from tests.browser import chromium
+from tests.browser.local_comfy import LocalComfy
+from tests.browser.workflows import text_to_image
+from tests.support.runpod_platform import CLIENT_KEY, TERMINAL, RunPodPlatform
+
+APP = "const app = window.comfyAPI.app.app, api = window.comfyAPI.api.api;"
+READY = """return !!(window.__remoteServerless && window.comfyAPI?.app?.app?.graph?.nodes?.length > 0
+    && document.querySelector('.remote-serverless-toggle') && document.querySelector('[data-testid="queue-button"]'))"""
+WATCH = """
+window.__seen = {strokes: {}, titles: [], progress: []};
+clearInterval(window.__watching);
+window.__watching = setInterval(() => {
+  for (const node of app.graph.nodes) {
+    const color = node.strokeStyles?.running?.call(node)?.color;
+    if (color) window.__seen.strokes[node.id] = color;
+    if (node.progress) window.__seen.progress.push(node.progress);
+  }
+  const line = document.querySelector('.remote-serverless-status span')?.textContent;
+  if (line && !window.__seen.titles.includes(line)) window.__seen.titles.push(line);
+}, 50);
+"""
+
+
+class Desk:
+    """One browser at one local ComfyUI."""
+
+    def __init__(self, local: LocalComfy, platform: RunPodPlatform, profile: str) -> None:
+        self.local, self.platform = local, platform
+        self.driver = chromium.start(profile)
+        self.driver.set_script_timeout(30)
+        self.driver.set_page_load_timeout(60)
+
+    def close(self) -> None:
+        """End the browser."""
+        self.driver.quit()
+
+    # -- the page --
+
+    def js(self, script: str, *arguments: Any) -> Any:
+        """Run a script with ``app`` and ``api`` at hand."""
+        return self.driver.execute_script(APP + script, *arguments)
+
+    def wait(self, script: str, *arguments: Any, timeout: float = 20) -> Any:
+        """Until a script answers something true."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                answer = self.js(script, *arguments)
+            except Exception:
+                answer = None
+            if answer:
+                return answer
+            assert time.monotonic() < deadline, f"never so: {script}\n{self.seen_by_person()}"
+            time.sleep(0.1)
+
+    def seen_by_person(self) -> str:
+        """The page's text, for a failed test's message."""
+        return str(self.driver.execute_script("return document.body.innerText"))[-1500:]
+
+    def open(self, **options: Any) -> None:
+        """Load the page and a fresh graph."""
+        self.driver.get(self.local.url)
+        self.ready()
+        self.load(**options)
+
+    def come_back(self, **options: Any) -> None:
+        """After a reload: the graph that the page itself restores, or else opened by hand."""
+        self.ready()
+        if not self.js("return app.graph.getNodeById(12)?.title === 'repo_list'"):
+            self.load(**options)
+
+    def ready(self) -> None:
+        """Until the page can be used."""
+        deadline = time.monotonic() + 40
+        while not self.driver.execute_script(READY):
+            assert time.monotonic() < deadline, self.seen_by_person()
+            time.sleep(0.1)
+
+    def load(self, checkpoint: str = "tiny.safetensors", **options: Any) -> None:
+        """Put the text-to-image graph on the canvas."""
+        graph = text_to_image(checkpoint, **options)
+        self.js("return app.loadGraphData(arguments[0]).then(() => null)", graph)
+        self.wait("return app.graph.getNodeById(12)?.title === 'repo_list'")
+
+    def click(self, selector: str) -> None:
+        """Click something of ours."""
+        self.js("document.querySelector(arguments[0]).click()", selector)
+
+    def toggle(self, on: bool) -> None:
+        """Bring the Remote button to ON or OFF."""
+        label = f"Remote: {'ON' if on else 'OFF'}"
+        if label not in self.label():
+            self.click(".remote-serverless-toggle")
+        self.wait(
+            "return document.querySelector('.remote-serverless-toggle').innerText.includes(arguments[0])"
+            " && Object.hasOwn(api, 'queuePrompt') === arguments[1]",
+            label,
+            on,
+        )
+
+    def label(self) -> str:
+        """What the Remote button says."""
+        return str(self.js("return document.querySelector('.remote-serverless-toggle').innerText"))
+
+    def configure(self) -> None:
+        """Enter the endpoint and its key, if they are not there yet."""
+        self.click(".remote-serverless-config")
+        self.wait("return document.querySelector('.remote-serverless-dialog[open]')")
+        self.enter(endpoint=self.platform.base, api_key=CLIENT_KEY)
+        self.dialog_button("save")
+        self.wait("return document.querySelector('.remote-serverless-dialog output').textContent === 'Saved.'")
+        self.dialog_button("close")
+
+    def enter(self, **values: Any) -> None:
+        """Fill in fields of the config dialog."""
+        self.js(
+            "const fields = document.querySelector('.remote-serverless-dialog form').elements;"
+            "for (const [name, value] of Object.entries(arguments[0])) fields[name].value = value;",
+            values,
+        )
+
+    def dialog_button(self, name: str) -> None:
+        """Press one of the config dialog's buttons."""
+        self.js("document.querySelector('.remote-serverless-dialog form').elements[arguments[0]].click()", name)
+
+    def answer(self) -> str:
+        """What the config dialog says."""
+        wanted = "const t = document.querySelector('.remote-serverless-dialog output').textContent;"
+        return str(self.wait(wanted + "return t && !t.endsWith('...') && t"))
+
+    # -- jobs --
+
+    def queue(self, count: int = 1) -> None:
+        """Press Run."""
+        self.js(WATCH)
+        self.js(
+            "const found = app.extensionManager.queueSettings; (found.value ?? found).batchCount = arguments[0];", count
+        )
+        self.js("app.extensionManager.command.execute('Comfy.QueuePrompt')")
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """The endpoint's jobs, oldest first."""
+        return list(self.platform.jobs.values())
+
+    def wait_jobs(
+        self, before: int, count: int, states: set[str] = TERMINAL, timeout: float = 40
+    ) -> list[dict[str, Any]]:
+        """Until so many new jobs are in one of the states."""
+        deadline = time.monotonic() + timeout
+        while True:
+            new = self.jobs()[before:]
+            if len(new) >= count and all(job["status"] in states for job in new):
+                return new
+            assert time.monotonic() < deadline, f"{new and new[-1]['status']}\n{self.seen_by_person()}"
+            time.sleep(0.1)
+
+    def wait_idle(self) -> None:
+        """Until no remote job is followed any more."""
+        self.wait("return !document.querySelector('.remote-serverless-status')")
+
+    def pictures(self, node_id: int) -> int:
+        """How many pictures a node shows."""
+        return int(self.js("return app.graph.getNodeById(arguments[0]).imgs?.length ?? 0", node_id))
+
+    def wait_picture(self, node_id: int, timeout: float = 20) -> None:
+        """Until a node shows a picture that really loaded."""
+        script = "return app.graph.getNodeById(arguments[0]).imgs?.some((image) => image.naturalWidth > 0)"
+        self.wait(script, node_id, timeout=timeout)
+
+    def seen(self) -> dict[str, Any]:
+        """What was on the screen since the last Run."""
+        return dict(self.js("return window.__seen"))

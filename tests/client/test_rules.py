@@ -1,0 +1,355 @@
+"""The rules in between, each by itself: addresses, keys, the prompt's preparation, estimates, expiry, saving once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from client import answers, estimate, results
+from client.config import Config, ConfigError, parse_endpoint
+from client.estimate import Sampler, position, samplers
+from client.jobs import Job, JobTable, Request
+from client.native_events import Stage
+from client.poller import Follower
+from client.prompt_prep import PromptProblem, drop_local_nodes, take_repo_list, targets_of
+from client.results import ResultSaver
+from client.runpod_client import EndpointError
+from client.service import health_message
+from tests.client.conftest import PROMPT
+from tests.client.endpoint import completed, picture, png
+
+
+def node(kind, title=None, **inputs):
+    return {"class_type": kind, "inputs": inputs, **({"_meta": {"title": title}} if title else {})}
+
+
+def a_job(**more):
+    return Job("id-1", 1, "tab", "http://127.0.0.1/v2/ep", Request(PROMPT, {}), runpod_id="r-1", **more)
+
+
+# -- the endpoint and its key --
+
+
+@pytest.mark.parametrize(
+    ("text", "base"),
+    [
+        ("abc123def456", "https://api.runpod.ai/v2/abc123def456"),
+        (" https://api.runpod.ai/v2/abc123/run ", "https://api.runpod.ai/v2/abc123"),
+        ("https://api.runpod.ai/v2/abc123", "https://api.runpod.ai/v2/abc123"),
+        ("https://api.runpod.ai/v2/abc123/runsync/", "https://api.runpod.ai/v2/abc123"),
+        ("http://127.0.0.1:8000/v2/local", "http://127.0.0.1:8000/v2/local"),
+        ("http://[::1]:8000/v2/local/run", "http://[::1]:8000/v2/local"),
+        ("http://192.168.1.7:8000/v2/box", "http://192.168.1.7:8000/v2/box"),
+        ("https://x-8000.proxy.runpod.net/v2/pod", "https://x-8000.proxy.runpod.net/v2/pod"),
+        ("", ""),
+    ],
+)
+def test_what_a_person_pastes_is_understood(text, base):
+    assert parse_endpoint(text) == base
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["http://example.com/v2/abc", "ftp://127.0.0.1/v2/abc", "https://user:pw@api.runpod.ai/v2/abc", "https://x/v2/abc?key=1",
+     "https://api.runpod.ai/", "https://api.runpod.ai/v2/../../x", "https://[", "a b", "https://x/v2/abc#f",
+     "javascript:alert(1)"],
+)  # fmt: skip
+def test_what_is_no_endpoint_is_refused(text):
+    with pytest.raises(ConfigError):
+        parse_endpoint(text)
+
+
+def test_a_key_goes_to_its_own_origin_only(tmp_path, monkeypatch):
+    config = Config(tmp_path / "private")
+    runpod, other, here = (
+        parse_endpoint(x) for x in ("abc123", "https://evil.example/v2/abc", "http://127.0.0.1:1/v2/abc")
+    )
+    config.set_key("rpa_one", runpod)
+    assert [config.key_for(base) for base in (runpod, other, here)] == ["rpa_one", None, None]
+    monkeypatch.setenv("RUNPOD_API_KEY", "rpa_env")
+    assert [config.key_for(base) for base in (runpod, other, here)] == ["rpa_one", None, "rpa_env"]
+    config.forget_key()
+    assert config.key_source(runpod) == "environment"
+    assert (tmp_path / "private").stat().st_mode & 0o777 == 0o700
+    for bad in ("", "a\nb", "é" * 8, "x" * 1000):
+        with pytest.raises(ConfigError):
+            config.set_key(bad, runpod)
+
+
+def test_settings_outlive_damage(tmp_path):
+    config = Config(tmp_path)
+    config.change({"endpoint": "abc123", "ms_per_step": 250})
+    assert Config(tmp_path).settings == config.settings
+    (tmp_path / "settings.json").write_text('{"endpoint": 7')
+    assert Config(tmp_path).settings.endpoint == ""
+    for bad in ({"ms_per_step": 0}, {"ms_per_step": True}, {"previews": 1}, {"nonsense": 1}, {"endpoint": None}):
+        with pytest.raises(ConfigError):
+            config.change(bad)
+
+
+# -- the prompt --
+
+
+def test_the_repo_list_is_read_and_taken_out():
+    prompt = {
+        "1": node("Text", "repo_list", text="ckpt a"),
+        "2": node("Show", value=["1", 0]),
+        "3:7": node("T", "repo_list", s="b"),
+    }
+    left, text = take_repo_list(prompt, {})
+    assert (left, text) == ({"2": node("Show", value="ckpt a")}, "ckpt a\nb")
+    titled = {"nodes": [{"id": 5, "title": "repo_list"}, {"id": 6, "title": "Repo_List"}]}
+    left, text = take_repo_list({"5": node("Text", text="x"), "6": node("Text", text="y")}, titled)
+    assert (list(left), text) == (["6"], "x")
+    assert take_repo_list({"1": node("Text", "my repo_list", text="x")}, None)[1] == ""
+    with pytest.raises(PromptProblem) as problem:
+        take_repo_list({"1": node("Text", "repo_list", text=["2", 0]), "2": node("Other")}, {})
+    assert problem.value.body()["node_errors"]["1"]
+
+
+def test_what_shows_local_results_stays_here():
+    prompt = {"1": node("RemoteResults", count=1), "2": node("PreviewImage", images=["1", 0]), "3": node("SaveImage")}
+    assert list(drop_local_nodes(prompt)) == ["3"]
+    with pytest.raises(PromptProblem):
+        drop_local_nodes({"1": node("RemoteResults")})
+
+
+def test_chosen_targets_never_become_all():
+    assert targets_of(None, PROMPT) is None
+    assert targets_of([9, "99"], PROMPT) == ["9"]
+    with pytest.raises(PromptProblem):
+        targets_of(["99"], PROMPT)
+
+
+# -- the estimate --
+
+
+def test_samplers_are_found_in_their_order_with_their_steps():
+    prompt = {
+        "9": node("SaveImage", images=["2", 0]),
+        "2": node("KSamplerAdvanced", steps=30, start_at_step=10, end_at_step=10000, latent_image=["1", 0]),
+        "1": node("KSampler", steps=["7", 0]),
+        "7": node("PrimitiveInt", value=12),
+        "5": node("SamplerCustomAdvanced", sigmas=["6", 0], latent=["2", 0]),
+        "6": node("BasicScheduler", steps=8),
+        "8": node("KSamplerSelect", sampler_name="euler"),
+    }
+    assert samplers(prompt) == [Sampler("1", 12), Sampler("2", 20), Sampler("5", 8)]
+    assert samplers(prompt, ["9"]) == [Sampler("1", 12), Sampler("2", 20)]
+    loop = {"1": node("A", x=["2", 0]), "2": node("B", x=["1", 0])}
+    assert sorted(estimate.execution_order(loop)) == ["1", "2"]
+
+
+def test_the_estimate_never_claims_the_end():
+    plan = [Sampler("1", 10), Sampler("2", 5)]
+    assert position(plan, 0, 100).step == 0
+    assert (position(plan, 950, 100).node_id, position(plan, 950, 100).step) == ("1", 9)
+    assert (position(plan, 1200, 100).node_id, position(plan, 1200, 100).done) == ("2", ("1",))
+    assert position(plan, 10**9, 100).step == 4
+    assert position([], 5, 100) is None
+    assert estimate.learned(None, 1500, plan) == 100
+    assert 100 < estimate.learned(100, 3000, plan) < 200
+    assert estimate.learned(100, 3000, []) == 100
+
+
+# -- expiry and loss --
+
+
+class Silence:
+    """A host, stage and table that take everything."""
+
+    def __getattr__(self, _):
+        return lambda *a, **k: None
+
+
+def follower():
+    return Follower(
+        host=Silence(), config=Silence(), table=Silence(), client=Silence(), stage=Silence(), changed=lambda: None
+    )
+
+
+def missing():
+    return EndpointError("missing", "The endpoint does not know this job (404).")
+
+
+def test_a_laptop_that_slept_past_the_result():
+    job = a_job(state="running", last_seen=time.time() - 45 * 60)
+    follower()._on_trouble(job, missing(), 1)
+    assert (job.state, job.error_code) == ("failed", "EXPIRED")
+    assert "30 minutes" in job.error and "45 minutes" in job.error
+
+
+def test_a_job_that_vanishes_gets_some_grace():
+    job, follow = a_job(state="queued", last_seen=time.time() - 20), follower()
+    follow._on_trouble(job, missing(), 1)
+    assert job.state == "queued"
+    follow._on_trouble(job, missing(), 3)
+    assert (job.state, job.error_code) == ("failed", "LOST")
+
+
+@pytest.mark.parametrize("kind", ["network", "key", "server", "busy", "nonsense", "disk"])
+def test_trouble_waits_longer_and_longer_and_never_gives_up(kind):
+    job, follow = a_job(state="running", last_seen=time.time() - 10**6), follower()
+    waits = [follow._on_trouble(job, EndpointError(kind, "It is so."), failures) for failures in (1, 2, 5, 60)]
+    assert waits == sorted(waits) and waits[-1] == 30
+    assert job.state == "running" and job.message
+
+
+def test_cancelling_a_job_that_is_gone():
+    job = a_job(state="running", last_seen=time.time(), cancel_wanted=True)
+    follower()._on_trouble(job, missing(), 1)
+    assert job.state == "cancelled"
+
+
+def test_a_fault_of_our_own_does_not_end_the_following(monkeypatch):
+    job, follow = a_job(), follower()
+    looks = iter([ValueError("a bug"), None])
+
+    async def look(job):
+        if found := next(looks):
+            raise found
+        job.state = "done"
+        return 0
+
+    monkeypatch.setattr(follow, "_look", look)
+    follow.pace = SimpleNamespace(trouble_most=0.01)
+    asyncio.run(follow.follow(job))
+    assert job.state == "done"
+
+
+# -- saving --
+
+
+def numbered(prefix, folder, *_):
+    return folder, prefix, 1, "", prefix
+
+
+def a_saver(tmp_path, keep):
+    folders = {name: tmp_path / name for name in ("output", "temp", "input")}
+    return ResultSaver(folders, numbered, tmp_path / "remote_results", keep)
+
+
+def test_a_result_is_saved_once_wherever_it_was_interrupted(tmp_path, monkeypatch):
+    """Killed before, between and after the writes: told again, the same files are there, each once."""
+    output = completed(picture(color=(1, 1, 1)), picture(color=(2, 2, 2)))["output"]
+    for step in range(8):
+        base, job, calls = tmp_path / str(step), a_job(), []
+
+        class Killed(BaseException):
+            pass
+
+        def maybe_die(_job, calls=calls, step=step):
+            calls.append(1)
+            if len(calls) == step + 1:
+                raise Killed
+
+        with contextlib.suppress(Killed):
+            a_saver(base, maybe_die).save(job, output)
+        a_saver(base, lambda _: None).save(job, output)
+        a_saver(base, lambda _: None).save(job, output)
+        saved = sorted(path.read_bytes() for path in (base / "output").rglob("*.png"))
+        assert saved == sorted([png((1, 1, 1)), png((2, 2, 2))])
+        assert len(list((base / "remote_results").iterdir())) == 2
+        assert len(job.outputs["9"]["images"]) == 2
+
+
+def test_a_name_taken_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
+    job = a_job()
+    real = results.write_once
+
+    def someone_was_faster(path, data):
+        monkeypatch.setattr(results, "write_once", real)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"theirs")
+        return False
+
+    monkeypatch.setattr(results, "write_once", someone_was_faster)
+    a_saver(tmp_path, lambda _: None).save(job, completed(picture())["output"])
+    files = sorted((tmp_path / "output" / "sub").iterdir())
+    assert [path.read_bytes() for path in files] == [b"theirs", png()]
+
+
+def test_the_table_survives_unreadable_rows(tmp_path):
+    table = JobTable(tmp_path / "jobs.sqlite")
+    job = a_job()
+    table.add(job)
+    job.state = "running"
+    table.save(job)
+    table._db.execute("INSERT INTO jobs VALUES ('bad', 0, 0, '{', '{')")
+    table.close()
+    table = JobTable(tmp_path / "jobs.sqlite")
+    assert table.load() == [job]
+    table.close()
+
+
+# -- the stage --
+
+
+class Voice:
+    def __init__(self):
+        self.said, self.is_local = [], False
+
+    def send(self, event, data, client_id):
+        self.said.append((event, data.get("prompt_id")))
+
+    def runs_locally(self, client_id):
+        return self.is_local
+
+
+def test_a_local_run_is_not_disturbed():
+    voice, job = Voice(), a_job(state="running")
+    stage = Stage(voice)
+    voice.is_local = True
+    stage.enter(job)
+    stage.running(job, "3", 1, 4)
+    assert voice.said == []
+    voice.is_local = False
+    stage.running(job, "3", 2, 4)
+    assert [event for event, _ in voice.said] == [
+        "execution_start",
+        "execution_cached",
+        "executing",
+        "progress_state",
+        "progress",
+    ]
+
+
+def test_the_next_job_comes_to_the_front_when_one_ends():
+    voice, one, two = Voice(), a_job(state="running"), a_job(state="queued")
+    two.prompt_id, two.number = "id-2", 2
+    stage = Stage(voice)
+    stage.enter(one)
+    stage.enter(two)
+    assert voice.said[-1][1] == "id-1"
+    two.state = "running"
+    stage.running(two, "3", 1, 4)
+    assert all(prompt_id == "id-1" for _, prompt_id in voice.said)
+    voice.said.clear()
+    stage.succeed(one, ["3", "9"])
+    events = [event for event, prompt_id in voice.said if prompt_id == "id-2"]
+    assert events == ["execution_start", "execution_cached", "executing", "progress_state", "progress"]
+
+
+# -- words --
+
+
+def test_health_in_words():
+    assert (
+        health_message({"workers": {"idle": 2, "ready": 2, "running": 1}}) == "The endpoint answers: 3 workers ready."
+    )
+    said = health_message({"workers": {"initializing": 1, "throttled": 1}, "jobs": {"inQueue": 4}})
+    assert "cold start" in said and "waiting for a GPU" in said and "4 jobs" in said
+    assert health_message({}) == "The endpoint answers."
+
+
+def test_progress_in_words():
+    models = [{"name": "a", "bytes": 10**9, "total": 4 * 10**9}]
+    assert (
+        answers.phase_message({"phase": "models", "models": models}) == "The worker is getting models: 1.00 of 4.00 GB"
+    )
+    assert answers.phase_message({"phase": "starting"}) == "A worker is starting"
+    assert answers.phase_message({"phase": "running", "message": "KSampler 7/20"}) == "KSampler 7/20"
