@@ -17,7 +17,7 @@ $(VENV)/.run-stamp: pyproject.toml
 	  || { echo "Python 3.10 to 3.13 is needed; this is $$($(PYTHON) --version). Name another with PYTHON=..." >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
 	  || { echo "python3-venv is missing: apt-get install python3-venv" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --editable '.[simulator]'
+	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
 $(VENV)/.test-stamp: pyproject.toml $(VENV)/.run-stamp

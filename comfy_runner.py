@@ -16,13 +16,15 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from worker.cancel import Stop
 from worker.comfy_api import SOCKET_OPEN, Event, NoAnswer
 from worker.comfy_server import ComfyServer, State
 from worker.endings import failure
 from worker.errors import Code, WorkerError
+from worker.input_files import InputFiles, Inputs, rename_inputs
 from worker.job import Job, Prompt
 from worker.job_progress import JobProgress
-from worker.outputs import Output, OutputData, choose, outputs_of
+from worker.outputs import Output, OutputFile, cached_nodes, choose, outputs_of
 from worker.refusals import listed, lists_left_out, refusal
 from worker.settings import Settings
 
@@ -54,6 +56,8 @@ class Run:
     """The socket was down for a while, so that an event not seen proves nothing."""
     outputs: dict[str, Any] = field(default_factory=dict)
     ending: Event | None = None
+    cached: frozenset[str] = frozenset()
+    """Nodes that ComfyUI answered from an earlier prompt."""
     missing_since: float | None = None
     unreachable_since: float | None = None
 
@@ -86,7 +90,11 @@ class Result:
     """A prompt that ran: its files in node order, and what the caller should know besides. Times in seconds."""
 
     prompt_id: str
-    outputs: list[OutputData]
+    prompt: Prompt
+    """As it was submitted."""
+    outputs: list[OutputFile]
+    cached: frozenset[str]
+    """Nodes whose files an earlier prompt wrote."""
     warnings: list[str]
     run_s: float
     collect_s: float
@@ -107,7 +115,9 @@ class ComfyRunner:
     def __init__(self, settings: Settings, on_lost: Callable[[], None] | None = None) -> None:
         self.server = ComfyServer(settings)
         self.server.on_death = self._on_death
+        self.inputs = InputFiles(settings)
         self._api = self.server.api
+        self._comfy_org_api_key = settings.comfy_org_api_key
         self._on_lost = on_lost
         self._tell_death: Callable[[], None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -147,6 +157,7 @@ class ComfyRunner:
     def stop(self) -> None:
         """End everything; idempotent."""
         self.server.stop()
+        self.inputs.close()
 
     def _on_death(self) -> None:
         if self._tell_death:
@@ -154,29 +165,46 @@ class ComfyRunner:
         elif self.server.state is State.LOST and self.server.was_ready and self._on_lost:
             self._on_lost()  # one that never came up is kept for the next job, which tells its caller why
 
-    async def run(self, job: Job, prompt: Prompt, deadline: float, progress: JobProgress | None = None) -> Result:
-        """Submit a prompt, follow it to its end and bring its files.
+    async def run(
+        self,
+        job: Job,
+        prompt: Prompt,
+        deadline: float,
+        progress: JobProgress | None = None,
+        *,
+        inputs: Inputs | None = None,
+    ) -> Result:
+        """Submit a prompt, follow it to its end and find its files.
 
         Args:
             job: whose input files, ``extra_data`` and ``targets`` go along.
             prompt: API format, model names already as this ComfyUI lists them.
             deadline: ``time.monotonic()`` value; past it the prompt is interrupted and the job fails with TIMEOUT.
             progress: told what happens.
+            inputs: the job's files, already brought to this disk; brought now when left out.
 
         Raises:
             WorkerError: whatever went wrong, told apart by its code.
             asyncio.CancelledError: the job was cancelled; ComfyUI has let go of the prompt by then.
         """
+        if inputs is None:
+            inputs = await asyncio.to_thread(self.inputs.bring, job.files, Stop(deadline))
         async with self._turn:
-            return await self._run(job, prompt, deadline, progress)
+            return await self._run(job, prompt, inputs, deadline, progress)
 
-    async def _run(self, job: Job, prompt: Prompt, deadline: float, progress: JobProgress | None) -> Result:
+    async def _run(
+        self, job: Job, prompt: Prompt, inputs: Inputs, deadline: float, progress: JobProgress | None
+    ) -> Result:
         while True:
             await self.ready(deadline)
             run = Run(deadline, self.server.generation, progress)
             try:
-                await self._upload(run, job)
-                result = await self._run_once(run, job, prompt)
+                renamed = await self._place(run, inputs)
+                result = await self._run_once(run, job, rename_inputs(prompt, renamed) if renamed else prompt)
+                result.warnings.extend(
+                    f"{asked}: this worker has another file of that name; yours was read as {actual}."
+                    for asked, actual in renamed.items()
+                )
             except _Died:
                 if run.begun or run.blind or not self.server.trusted:
                     raise self.server.death("died while it ran the prompt") from None
@@ -205,14 +233,17 @@ class ComfyRunner:
             run.prompt_id, run.ending = str(uuid.uuid4()), None
             chosen, warnings = await self._execute(run, job, prompt)
             found = await self._read(chosen)
-        pairs = list(zip(chosen, found, strict=True))
-        warnings += [f"{o.filename} of node {o.node_id} could not be read." for o, data in pairs if data is None]
-        outputs = [OutputData(output, data) for output, data in pairs if data is not None]
-        if not outputs:
+        warnings += [
+            f"{output.filename} of node {output.node_id} could not be read."
+            for output, file in zip(chosen, found, strict=True)
+            if file is None
+        ]
+        files = [file for file in found if file is not None]
+        if not files:
             raise WorkerError(Code.NO_OUTPUT, "the files that the prompt names cannot be read", warnings[-1])
         if self.server.folder:
-            await asyncio.to_thread(self.server.folder.sweep)
-        return Result(run.prompt_id, outputs, warnings, ended - started, time.monotonic() - ended)
+            await asyncio.to_thread(self.server.folder.sweep, {file.path for file in files if file.path})
+        return Result(run.prompt_id, prompt, files, run.cached, warnings, ended - started, time.monotonic() - ended)
 
     async def _execute(self, run: Run, job: Job, prompt: Prompt) -> tuple[list[Output], list[str]]:
         """Submit and follow; whatever ends this early leaves nothing of the prompt in ComfyUI."""
@@ -231,6 +262,7 @@ class ComfyRunner:
                 raise self.server.death(f"stopped answering: {error}") from error
         if failed := failure(history):
             raise failed
+        run.cached = cached_nodes(history)
         return choose(outputs_of(history))
 
     @contextlib.contextmanager
@@ -255,6 +287,8 @@ class ComfyRunner:
     async def _submit(self, run: Run, job: Job, prompt: Prompt) -> None:
         body: dict[str, Any] = {"prompt": prompt, "prompt_id": run.prompt_id, "client_id": self._api.client_id}
         body["extra_data"] = dict(job.extra_data)
+        if self._comfy_org_api_key:
+            body["extra_data"].setdefault("api_key_comfy_org", self._comfy_org_api_key)
         if job.targets is not None:
             body["partial_execution_targets"] = job.targets
         status, answer = await self._post(run, body)
@@ -289,11 +323,18 @@ class ComfyRunner:
             return 200, {}
         return await self._call(run, self._api.submit(body, patience_s))
 
-    async def _upload(self, run: Run, job: Job) -> None:
-        for file in job.files:
-            status = await self._call(run, self._api.upload(file.name, file.data))
+    async def _place(self, run: Run, inputs: Inputs) -> dict[str, str]:
+        """Put the job's files where ComfyUI's loaders look; those that had to take another name."""
+        if not inputs:
+            return {}
+        if not self.server.external:
+            return await asyncio.to_thread(self.inputs.folder.place, inputs)
+        for name, content in inputs:
+            data = await asyncio.to_thread(content.path.read_bytes)
+            status = await self._call(run, self._api.upload(name, data))
             if status != 200:
-                raise WorkerError(Code.INVALID_INPUT, f"ComfyUI refused the file {file.name!r} ({status})")
+                raise WorkerError(Code.INVALID_INPUT, f"ComfyUI refused the file {name!r} ({status})")
+        return {}
 
     async def _call(self, run: Run, request: Awaitable[T]) -> T:
         """Ask ComfyUI; one that died meanwhile is told apart from one that did not answer."""
@@ -388,16 +429,20 @@ class ComfyRunner:
         with contextlib.suppress(NoAnswer):
             await self._api.free(unload_models=True)
 
-    async def _read(self, outputs: list[Output]) -> list[bytes | None]:
-        """The bytes of each output: from the disk they were written to, else through ComfyUI; None where it is gone."""
+    async def _read(self, outputs: list[Output]) -> list[OutputFile | None]:
+        """Each output where it lies: on this disk, else fetched through ComfyUI; None where it is gone."""
         folder = self.server.folder
-        found: list[bytes | None] = [None] * len(outputs)
+        found: list[OutputFile | None] = [None] * len(outputs)
         if folder:
-            found = await asyncio.to_thread(lambda: [folder.read(output) for output in outputs])
-        return [
-            data if data is not None else await self._api.view(output.filename, output.subfolder, output.type)
-            for output, data in zip(outputs, found, strict=True)
-        ]
+            paths = await asyncio.to_thread(lambda: [folder.find(output) for output in outputs])
+            found = [OutputFile(output, path) if path else None for output, path in zip(outputs, paths, strict=True)]
+        return [file or await self._fetch(output) for output, file in zip(outputs, found, strict=True)]
+
+    async def _fetch(self, output: Output) -> OutputFile | None:
+        if output.text is not None:
+            return OutputFile(output, data=output.text.encode(errors="replace"))
+        data = await self._api.view(output.filename, output.subfolder, output.type)
+        return None if data is None else OutputFile(output, data=data)
 
     async def _options(self, class_type: str, input_name: str) -> list[str]:
         """Every value this ComfyUI has for an input."""

@@ -19,15 +19,19 @@ from model_manager import ModelManager, ModelReport
 from worker import local_run, logs
 from worker.cancel import Stop
 from worker.comfy_api import NoAnswer
+from worker.delivery import Delivery, Source, Wish
 from worker.errors import Code, WorkerError
+from worker.input_files import Inputs
 from worker.job import Job, Prompt, parse_job
 from worker.job_progress import JobProgress
 from worker.model_types import FileProgress, Report
-from worker.outputs import check_answer, entry, official_answer
+from worker.outputs import official_answer
 from worker.progress_sender import ProgressSender
 from worker.prompts import loader_classes, match_models
 from worker.sdk_shutdown import end_soon_after_shutdown
 from worker.settings import Settings, SettingsError
+from worker.sidecar import Origin
+from worker.wire import VERSION
 
 log = logging.getLogger("handler")
 
@@ -70,17 +74,23 @@ class Worker:
         deadline = timings.started + job.timeout_s
         if job.action == "inspect":
             return await self._inspect()
+        wish = Wish.of(job, self.settings)
         async with ProgressSender(job.id, job.prompt, with_previews=job.preview) as progress:
-            models = await self._prepare(job, deadline, timings, progress)
+            models, inputs = await self._prepare(job, deadline, timings, progress)
             if job.action == "ensure":
                 return {"images": [], "files": [], **_account(models, timings)}
             prompt = await self._match_names(job, models)
-            result = await self.runner.run(job, prompt, deadline, progress)
+            result = await self.runner.run(job, prompt, deadline, progress, inputs=inputs)
         timings.run_s, timings.collect_s = result.run_s, result.collect_s
-        return await asyncio.to_thread(self._pack, job, result, models, timings)
+        origin = await self._origin(models, timings) if job.metadata else Origin()
+        source = Source(job.id, result.prompt, job.pnginfo, result.cached, origin)
+        delivery = Delivery(wish, source, result.outputs, Stop(deadline))
+        return await delivery.in_thread(lambda: _packed(job, delivery, result, _account(models, timings)))
 
-    async def _prepare(self, job: Job, deadline: float, timings: _Timings, progress: JobProgress) -> ModelReport:
-        """Models and ComfyUI's start, side by side; what ends one early ends both."""
+    async def _prepare(
+        self, job: Job, deadline: float, timings: _Timings, progress: JobProgress
+    ) -> tuple[ModelReport, Inputs]:
+        """Models, input files and ComfyUI's start, side by side; what ends one early ends all."""
         stop, loop = Stop(deadline), asyncio.get_running_loop()
         progress.phase("starting", "Ready" if self.runner.is_ready else "ComfyUI is starting")
 
@@ -88,14 +98,20 @@ class Worker:
             loop.call_soon_threadsafe(progress.models, files)
 
         models = asyncio.create_task(timings.models(asyncio.to_thread(self._ensure_models, job, stop, report)))
+        inputs = asyncio.create_task(self._inputs_for(job, stop))
         comfyui = asyncio.create_task(timings.comfyui(self._comfyui_for(job, deadline)))
         try:
-            await asyncio.gather(asyncio.shield(models), comfyui)
+            await asyncio.gather(asyncio.shield(models), asyncio.shield(inputs), comfyui)
         finally:
             stop.set()  # a thread cannot be cancelled, only asked; nothing of a job may go on into the next
             comfyui.cancel()
-            await asyncio.gather(models, comfyui, return_exceptions=True)
-        return models.result()
+            await asyncio.gather(models, inputs, comfyui, return_exceptions=True)
+        return models.result(), inputs.result()
+
+    async def _inputs_for(self, job: Job, stop: Stop) -> Inputs:
+        if not job.files or job.action != "run":
+            return []
+        return await asyncio.to_thread(self.runner.inputs.bring, job.files, stop)
 
     async def _comfyui_for(self, job: Job, deadline: float) -> None:
         if job.action == "run":
@@ -125,18 +141,11 @@ class Worker:
         found = await asyncio.to_thread(self.models.inspect)
         return {**found, "comfyui": await self.runner.stats(), "simulator": self.settings.simulated}
 
-    def _pack(self, job: Job, result: Result, models: ModelReport, timings: _Timings) -> Answer:
-        entries = [entry(output) for output in result.outputs]
-        models.warnings.extend(result.warnings)
-        answer: Answer = {
-            "images": [item for item in entries if item["media_type"].startswith("image/")],
-            "files": [item for item in entries if not item["media_type"].startswith("image/")],
-            "prompt_id": result.prompt_id,
-            **_account(models, timings),
-        }
-        answer = official_answer(answer) if job.official else answer
-        check_answer(answer, self.settings.result_limit_mb)
-        return answer
+    async def _origin(self, models: ModelReport, timings: _Timings) -> Origin:
+        """What the images' metadata says beside the prompt."""
+        stats = await self.runner.stats() or {}
+        versions = {"worker": VERSION, "comfyui": str((stats.get("system") or {}).get("comfyui_version", "unknown"))}
+        return Origin([*models.ready, *models.downloaded], timings.answer(), versions)
 
     def _end_after_this_job(self) -> None:
         """End the process once the SDK has delivered this answer; the container ends too, and RunPod starts another."""
@@ -179,6 +188,12 @@ class _Timings:
         total_s = time.monotonic() - self.started
         names = ("comfyui_start_s", "models_s", "run_s", "collect_s")
         return {**{name: round(getattr(self, name), 3) for name in names}, "total_s": round(total_s, 3)}
+
+
+def _packed(job: Job, delivery: Delivery, result: Result, account: Answer) -> Answer:
+    answer: Answer = {**delivery.entries_by_kind(), "prompt_id": result.prompt_id, **account}
+    answer["warnings"] = [*account["warnings"], *result.warnings, *delivery.warnings]
+    return official_answer(answer) if job.official else answer
 
 
 def _account(models: ModelReport, timings: _Timings) -> Answer:

@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
-PREFIXES = ("COMFYUI_", "RUNPOD_", "SIMULATOR_", "CIVITAI_", "HF_", "PRUNE", "KEEP_", "BUCKET_")
+if TYPE_CHECKING:
+    from tests.support.s3_server import S3Server
+
+PREFIXES = (
+    "COMFYUI_",
+    "RUNPOD_",
+    "SIMULATOR_",
+    "CIVITAI_",
+    "HF_",
+    "PRUNE",
+    "KEEP_",
+    "BUCKET_",
+    "RESULT_",
+    "INPUT_",
+    "PRIVATE_",
+)
 KEPT = ("COMFYUI_PATH", "COMFYUI_PYTHON")  # they say which engine the protocol and integration suites run against
 
 
@@ -26,3 +43,19 @@ def safetensors_checkpoint(tmp_path) -> str:
     header = b'{"x":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}'
     (folder / "tiny.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"abcd")
     return "tiny.safetensors"
+
+
+@pytest.fixture(scope="session")
+def s3_process() -> Iterator[S3Server]:
+    """The S3 server of all tests, which takes seconds to start; use ``s3``."""
+    from tests.support.s3_server import S3Server
+
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_process: S3Server) -> S3Server:
+    """An S3 server with an empty bucket and no faults."""
+    s3_process.clear()
+    return s3_process

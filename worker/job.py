@@ -11,11 +11,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from worker.errors import Code, WorkerError
+from worker.input_types import type_problem
+from worker.s3_address import BucketAddress, Keys, bucket_address
 
 ACTIONS = ("run", "ensure", "inspect")
 MAX_INPUT_BYTES = 20 * 1000 * 1000  # RunPod's own limit of /runsync, the larger of its two (docs: operation-reference)
+MAX_FILES = 500
+RESULT_TO = ("base64", "s3", "auto")
+RESULT_FORMATS = ("original", "webp", "jpeg")
 MAX_TIMEOUT_S = 7 * 24 * 3600  # RunPod's longest executionTimeout
 
 FIELDS = (
@@ -33,17 +39,29 @@ FIELDS = (
     "timeout_s",
 )
 OFFICIAL_FIELDS = ("workflow", "images", "comfy_org_api_key")  # runpod-workers/worker-comfyui 5.x
-NOT_YET = {"result": ({"to": "base64"}, {"format": "original"}), "metadata": (False,)}
 
 Prompt = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file for ComfyUI's input folder: ``name`` as LoadImage and its kin name it (``sub/pic.png``), and its bytes."""
+    """A file for ComfyUI's input folder: ``name`` as LoadImage and its kin name it (``sub/pic.png``), and its bytes.
+
+    With ``url`` the bytes are yet to be fetched from there.
+    """
 
     name: str
-    data: bytes
+    data: bytes = b""
+    url: str | None = None
+
+
+@dataclass(frozen=True)
+class ResultWish:
+    """How the caller wants the files; None where the job leaves it to the worker's settings."""
+
+    to: str | None = None
+    format: str | None = None
+    quality: int | None = None
 
 
 @dataclass(frozen=True)
@@ -59,9 +77,19 @@ class Job:
     skip_repo_list: bool
     prune: bool | None
     files: tuple[InputFile, ...]
+    result: ResultWish
+    metadata: bool
+    bucket: BucketAddress | None
+    """The caller's own, from RunPod's ``s3Config``."""
     preview: bool
     timeout_s: float
     official: bool
+
+    @property
+    def pnginfo(self) -> dict[str, Any]:
+        """What ComfyUI writes into the images beside the prompt: the workflow, above all."""
+        found = self.extra_data.get("extra_pnginfo")
+        return found if isinstance(found, dict) else {}
 
 
 def parse_job(event: Mapping[str, Any], default_timeout_s: float) -> Job:
@@ -88,6 +116,9 @@ def parse_job(event: Mapping[str, Any], default_timeout_s: float) -> Job:
         skip_repo_list=_typed(fields, "skip_repo_list", bool, False),
         prune=_typed(fields, "prune", bool, None),
         files=tuple(_files(fields.get("files"))),
+        result=_result(fields.get("result")),
+        metadata=_typed(fields, "metadata", bool, False),
+        bucket=_bucket(event.get("s3Config")),
         preview=_typed(fields, "preview", bool, False),
         timeout_s=_timeout(fields.get("timeout_s"), default_timeout_s),
         official=official,
@@ -159,15 +190,6 @@ def _check_known(fields: dict[str, Any]) -> None:
     if unknown:
         known = ", ".join(FIELDS)
         raise _invalid(unknown[0], "is not a field of a job", f"Known fields: {known}.")
-    for name, harmless in NOT_YET.items():
-        if name in fields and fields[name] is not None and not _is_harmless(fields[name], harmless):
-            raise _invalid(name, "asks for something this version of the worker cannot do yet", "Leave it out.")
-
-
-def _is_harmless(value: Any, harmless: tuple[Any, ...]) -> bool:
-    if isinstance(value, dict):
-        return all({name: item} in harmless for name, item in value.items())
-    return value in harmless
 
 
 def _typed(fields: dict[str, Any], name: str, kind: type, default: Any) -> Any:
@@ -271,36 +293,100 @@ def _timeout(value: Any, default: float) -> float:
     return float(value)
 
 
+def _result(value: Any) -> ResultWish:
+    if value is None:
+        return ResultWish()
+    if not isinstance(value, dict):
+        raise _invalid("result", f"must be an object, but is {_kind(value)}")
+    if unknown := sorted(str(name) for name in value if name not in ("to", "format", "quality")):
+        raise _invalid(f"result.{unknown[0]}", "is not a field of `result`", "Known: to, format, quality.")
+    quality = value.get("quality")
+    if quality is not None and (type(quality) is not int or not 1 <= quality <= 100):
+        raise _invalid("result.quality", "must be a whole number from 1 to 100")
+    return ResultWish(_one_of("to", RESULT_TO, value), _one_of("format", RESULT_FORMATS, value), quality)
+
+
+def _one_of(name: str, choices: tuple[str, ...], value: dict[str, Any]) -> str | None:
+    chosen = value.get(name)
+    if chosen is not None and chosen not in choices:
+        raise _invalid(f"result.{name}", f"must be one of {', '.join(choices)}")
+    return str(chosen) if chosen else None
+
+
+def _bucket(value: Any) -> BucketAddress | None:
+    """RunPod's ``s3Config``. No message shows any of its values: they are credentials."""
+    if not value:
+        return None
+    if not isinstance(value, dict):
+        raise _invalid("s3Config", f"must be an object, but is {_kind(value)}")
+    for field in ("accessId", "accessSecret", "endpointUrl"):
+        if not isinstance(value.get(field), str) or not re.fullmatch(r"[\x21-\x7e]+", value[field]):
+            raise _invalid(f"s3Config.{field}", "must be text without spaces")
+    name, region = (value.get(field) or None for field in ("bucketName", "region"))
+    if any(each is not None and not isinstance(each, str) for each in (name, region)):
+        raise _invalid("s3Config.bucketName", "and `region` must be text")
+    try:
+        return bucket_address(value["endpointUrl"], name, Keys(value["accessId"], value["accessSecret"]), region)
+    except ValueError as error:
+        raise _invalid("s3Config.endpointUrl", str(error)) from None
+
+
 def _files(value: Any) -> Iterator[InputFile]:
     if value is None:
         return
     if not isinstance(value, list):
-        raise _invalid("files", f"must be a list of {{name, b64}} objects, but is {_kind(value)}")
+        raise _invalid("files", f"must be a list of {{name, b64}} or {{name, url}} objects, but is {_kind(value)}")
+    if len(value) > MAX_FILES:
+        raise _invalid("files", f"has {len(value)} entries, and at most {MAX_FILES} are taken")
+    seen: set[str] = set()
     for index, item in enumerate(value):
         where = f"files[{index}]"
         if not isinstance(item, dict):
             raise _invalid(where, f"must be an object, but is {_kind(item)}")
-        if "url" in item:
-            raise _invalid(f"{where}.url", "is not something this version can fetch yet", "Send the bytes as `b64`.")
-        yield InputFile(_file_name(item.get("name"), where), _file_bytes(item.get("b64"), where))
+        name = _file_name(item.get("name"), where)
+        if name in seen:
+            raise _invalid(f"{where}.name", f"is {_quote(name)}, like another's in the list")
+        seen.add(name)
+        yield _file(name, item, where)
+
+
+def _file(name: str, item: dict[str, Any], where: str) -> InputFile:
+    url = item.get("url")
+    if url is None:
+        return InputFile(name, _file_bytes(item.get("b64"), f"{where}.b64"))
+    if item.get("b64") is not None:
+        raise _invalid(f"{where}.url", "and `b64` are both there", "Send one of the two.")
+    if isinstance(url, str) and url.startswith("data:"):
+        return InputFile(name, _file_bytes(url, f"{where}.url"))
+    if not isinstance(url, str) or not re.match(r"https?://[^/\s]", url) or re.search(r"[\x00-\x20\x7f]", url):
+        raise _invalid(f"{where}.url", "must be an https:// address or a data URI")
+    return InputFile(name, url=url)
 
 
 def _file_name(value: Any, where: str) -> str:
-    """A relative path of plain parts: it becomes a path under ComfyUI's input folder."""
+    """A relative path of plain parts: it becomes a path under ComfyUI's input folder.
+
+    The mask editor's names end in `` [input]``, which says the same folder once more.
+    """
     if not isinstance(value, str) or not value.strip():
         raise _invalid(f"{where}.name", "must be a file name")
-    parts = PurePosixPath(value.replace("\\", "/")).parts
-    plain = all(part not in ("..", "/") and not re.search(r'[\x00-\x1f:*?"<>|]', part) for part in parts)
+    parts = PurePosixPath(value.replace("\\", "/").removesuffix(" [input]")).parts
+    plain = all(not part.startswith((".", "/")) and not re.search(r'[\x00-\x1f:*?"<>|]', part) for part in parts)
     if not plain or len(parts) == 0 or any(len(part.encode()) > 200 for part in parts):
         raise _invalid(f"{where}.name", f"is {_quote(value)}, which is not a plain relative file name")
+    if problem := type_problem(parts[-1]):
+        raise _invalid(f"{where}.name", f"is {_quote(value)}, {problem}")
     return "/".join(parts)
 
 
-def _file_bytes(value: Any, where: str) -> bytes:
+def _file_bytes(value: Any, field: str) -> bytes:
     if not isinstance(value, str) or not value:
-        raise _invalid(f"{where}.b64", "must be the file's bytes in base64")
-    text = value.split(",", 1)[1] if value.startswith("data:") and "," in value else value
+        raise _invalid(field, "must be the file's bytes in base64")
+    header, comma, rest = value.partition(",") if value.startswith("data:") else ("", "", "")
+    if comma and not header.endswith(";base64"):
+        return unquote_to_bytes(rest)
+    text = rest if comma else value
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
-        raise _invalid(f"{where}.b64", "is not valid base64") from None
+        raise _invalid(field, "is not valid base64") from None

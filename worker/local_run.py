@@ -17,6 +17,8 @@ Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 def is_local(argv: list[str] | None = None) -> bool:
     """Whether the SDK will run one job here and end, as its own rule has it (1.12: ``worker._is_local``)."""
     argv = sys.argv if argv is None else argv
+    if any(arg.startswith("--rp_serve_api") for arg in argv):
+        return False  # the SDK then answers over HTTP: the caller wants the pictures
     return any(arg.startswith("--test_input") for arg in argv) or "RUNPOD_WEBHOOK_GET_JOB" not in os.environ
 
 
@@ -34,6 +36,8 @@ def saving_results(handler: Handler, folder: Path = RESULTS) -> Handler:
 
 def _save(entry: dict[str, Any], folder: Path) -> None:
     key = "b64" if "b64" in entry else "data"
+    if "url" in entry or entry["type"] == "s3_url":
+        return  # it lies in the bucket
     folder.mkdir(parents=True, exist_ok=True)
     path = _free_name(folder, Path(entry["filename"]).name)
     path.write_bytes(base64.b64decode(entry[key]))

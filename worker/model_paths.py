@@ -29,7 +29,11 @@ def extra_model_paths(models_dir: Path) -> str:
     lines = ["worker:", f"  base_path: {_quoted(models_dir)}", "  is_default: true"]
     for folder in sorted((*MANAGED_FOLDERS, *OTHER_FOLDERS)):
         if folder in OLD_NAMES:
-            lines += [f"  {folder}: |", f"    {OLD_NAMES[folder]}/", f"    {folder}/"]  # ComfyUI searches the last first
+            lines += [
+                f"  {folder}: |",
+                f"    {OLD_NAMES[folder]}/",
+                f"    {folder}/",
+            ]  # ComfyUI searches the last first
         else:
             lines.append(f"  {folder}: {folder}/")
     return "\n".join(lines) + "\n"

@@ -12,6 +12,7 @@ import os
 import shutil
 import stat
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 from worker.outputs import Output
@@ -26,7 +27,7 @@ class OutputFolder:
 
     def __init__(self, budget_bytes: int = BUDGET_BYTES) -> None:
         _remove_those_of_dead_workers()
-        self.root = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
+        self.root = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")).resolve()
         self._budget = budget_bytes
         self._returned_since_sweep = 0
         (self.root / "output").mkdir()
@@ -36,22 +37,23 @@ class OutputFolder:
         """ComfyUI's flags that make it write here (it puts ``temp`` under the temp directory itself)."""
         return ["--output-directory", str(self.root / "output"), "--temp-directory", str(self.root)]
 
-    def read(self, output: Output) -> bytes | None:
-        """The bytes of an output; None when it is gone or lies elsewhere (a node may write where it likes)."""
+    def find(self, output: Output) -> Path | None:
+        """Where an output lies; None when it is gone or lies elsewhere (a node may write where it likes)."""
         path = self._path(output)
         if path is None:
             return None
         try:
-            data = path.read_bytes()
+            info = path.stat()
+            if not stat.S_ISREG(info.st_mode):
+                return None
+            os.utime(path)  # returned again: used most recently
         except OSError:
             return None
-        with contextlib.suppress(OSError):
-            os.utime(path)  # returned again: used most recently
-        self._returned_since_sweep += len(data)
-        return data
+        self._returned_since_sweep += info.st_size
+        return path
 
-    def sweep(self) -> None:
-        """Delete the least recently returned files when the folder has passed its budget."""
+    def sweep(self, spare: Collection[Path] = ()) -> None:
+        """Delete the least recently returned files when the folder has passed its budget, but none of ``spare``."""
         if self._returned_since_sweep < self._budget * (1 - KEPT_SHARE):
             return  # less than this cannot have filled it since the last look
         self._returned_since_sweep = 0
@@ -62,6 +64,8 @@ class OutputFolder:
         for path, info in files:
             if total <= self._budget * KEPT_SHARE:
                 break
+            if path in spare:
+                continue
             path.unlink(missing_ok=True)
             total -= info.st_size
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from worker.s3_address import LONGEST_LINK_S, BucketAddress, Keys, bucket_address
+
 REPO_ROOT = Path(__file__).resolve().parent.parent
 SIMULATOR_PATH = REPO_ROOT / "simulator"
 IMAGE_COMFYUI_PATH = Path("/comfyui")
@@ -71,6 +73,15 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value.lower() not in choices:
+            raise ValueError(f"must be {', '.join(choices[:-1])} or {choices[-1]}")
+        return value.lower()
+
+    return parse
+
+
 def _path(value: str) -> Path:
     return Path(value).expanduser().absolute()
 
@@ -115,10 +126,24 @@ SETTINGS = (
     Setting("MODEL_HOSTS", _words, (), "further hosts allowed in links"),
     Setting("DOWNLOAD_CONNECTIONS", _integer(1, 64), 16, "connections over all files together"),
     Setting("RESULT_LIMIT_MB", _number(0.001, 1000), 9.5, "largest answer, encoded; RunPod's /run takes 10 MB"),
+    Setting("RESULT_TO", _one_of("base64", "s3", "auto"), "auto", "where results go when the job does not say"),
+    Setting("RESULT_FORMAT", _one_of("original", "webp", "jpeg"), "original", "of images, when the job does not say"),
+    Setting("RESULT_QUALITY", _integer(1, 100), 90, "of WebP and JPEG, when the job does not say"),
+    Setting("BUCKET_ENDPOINT_URL", _url, None, "S3-compatible store for results; may name the bucket itself"),
+    Setting("BUCKET_ACCESS_KEY_ID", _text, None, "of the bucket"),
+    Setting("BUCKET_SECRET_ACCESS_KEY", _text, None, "of the bucket"),
+    Setting("BUCKET_NAME", _text, None, "the bucket, unless its address names it"),
+    Setting("BUCKET_REGION", _text, None, "when the address does not tell it"),
+    Setting("BUCKET_PREFIX", _text, "", "folder in the bucket, above the jobs' own"),
+    Setting("BUCKET_PUBLIC_URL", _url, None, "where anybody may fetch what is in the bucket; links then never expire"),
+    Setting("BUCKET_LINK_LIFE_S", _integer(60, LONGEST_LINK_S), LONGEST_LINK_S, "how long a signed link works"),
+    Setting("INPUT_LIMIT_MB", _number(0.001, 1_000_000), 2048.0, "largest sum of a job's `files`, fetched ones too"),
+    Setting("PRIVATE_HOSTS", _words, (), "hosts that a job's `files` and `s3Config` may reach though not public"),
+    Setting("COMFY_ORG_API_KEY", _text, None, "for Comfy's paid API nodes; a job's own key goes first"),
     Setting("LOG_LEVEL", _log_level, "INFO", "DEBUG, INFO, WARNING or ERROR"),
 )
 
-SECRETS = ("CIVITAI_TOKEN", "HF_TOKEN")
+SECRETS = ("CIVITAI_TOKEN", "HF_TOKEN", "BUCKET_ACCESS_KEY_ID", "BUCKET_SECRET_ACCESS_KEY", "COMFY_ORG_API_KEY")
 
 
 @dataclass(frozen=True)
@@ -145,6 +170,20 @@ class Settings:
     model_hosts: tuple[str, ...]
     download_connections: int
     result_limit_mb: float
+    result_to: str
+    result_format: str
+    result_quality: int
+    bucket_endpoint_url: str | None
+    bucket_access_key_id: str | None
+    bucket_secret_access_key: str | None
+    bucket_name: str | None
+    bucket_region: str | None
+    bucket_prefix: str
+    bucket_public_url: str | None
+    bucket_link_life_s: int
+    input_limit_mb: float
+    private_hosts: tuple[str, ...]
+    comfy_org_api_key: str | None
     log_level: str
     simulated: bool
     """No ComfyUI was found, so the built-in simulator stands in for it (local runs only)."""
@@ -156,7 +195,12 @@ class Settings:
     @property
     def secrets(self) -> tuple[str, ...]:
         """The values that must never be printed."""
-        return tuple(value for value in (self.civitai_token, self.hf_token) if value)
+        return tuple(value for name in SECRETS if (value := getattr(self, name.lower())))
+
+    @property
+    def bucket(self) -> BucketAddress | None:
+        """The operator's bucket; None when there is none."""
+        return _bucket(vars(self))
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -171,7 +215,11 @@ class Settings:
         values["comfyui_path"] = path
         values["comfyui_python"] = values["comfyui_python"] or _find_python(path)
         values["models_dir"] = values["models_dir"] or _find_models_dir(path, simulated)
-        return cls(**values, simulated=simulated)
+        settings = cls(**values, simulated=simulated)
+        bucket = settings.bucket  # half of one is an error now, not when a result is lost
+        if settings.result_to == "s3" and not bucket:
+            raise SettingsError("RESULT_TO: is s3, but BUCKET_ENDPOINT_URL is not set")
+        return settings
 
 
 def _read(setting: Setting, environ: Mapping[str, str]) -> Any:
@@ -183,6 +231,25 @@ def _read(setting: Setting, environ: Mapping[str, str]) -> Any:
     except ValueError as error:
         shown = "its value" if setting.name in SECRETS else f"{raw!r}"
         raise SettingsError(f"{setting.name}: {shown} cannot be used: {error}") from None
+
+
+def _bucket(values: Mapping[str, Any]) -> BucketAddress | None:
+    """The bucket that the variables describe. Half of one would lose every result, so it stops the start."""
+    needed = ("bucket_endpoint_url", "bucket_access_key_id", "bucket_secret_access_key")
+    if not any(values[name] for name in (*needed, "bucket_name")):
+        return None
+    for name in needed:
+        if not values[name]:
+            raise SettingsError(f"{name.upper()}: is missing, while other variables of the bucket are set")
+    options = {name: values[f"bucket_{name}"] for name in ("prefix", "public_url", "link_life_s")}
+    keys = Keys(values["bucket_access_key_id"], values["bucket_secret_access_key"])
+    endpoint, name = values["bucket_endpoint_url"], values["bucket_name"]
+    try:
+        return bucket_address(endpoint, name, keys, values["bucket_region"], **options)
+    except ValueError as error:
+        variable = "BUCKET_NAME" if "names no bucket" in str(error) else "BUCKET_ENDPOINT_URL"
+        said = "is missing, and BUCKET_ENDPOINT_URL" if variable == "BUCKET_NAME" else f"{endpoint!r}"
+        raise SettingsError(f"{variable}: {said} {error}") from None
 
 
 def _find_comfyui(named: Path | None, url: str | None) -> tuple[Path, bool]:

@@ -18,7 +18,7 @@ def test_the_workflow_travels_into_the_png(tmp_path):
 
     async def scenario(bench):
         result = await bench.run(image_prompt(1), extra_data={"extra_pnginfo": {"workflow": workflow}})
-        picture = Image.open(io.BytesIO(result.outputs[0].data))
+        picture = Image.open(io.BytesIO(result.outputs[0].read()))
         assert json.loads(picture.text["workflow"]) == workflow
         assert json.loads(picture.text["prompt"]) == image_prompt(1)
 
@@ -42,7 +42,7 @@ def test_a_cached_prompt_whose_files_are_gone_is_made_anew(tmp_path):
         for path in bench.runner.server.folder.root.rglob("*.png"):
             path.unlink()
         again = await bench.run(image_prompt(1))
-        assert again.outputs[0].data == first.outputs[0].data
+        assert again.outputs[0].read() == first.outputs[0].read()
         assert not again.warnings
 
     on_bench(tmp_path, scenario)
@@ -109,7 +109,7 @@ def test_an_input_file_reaches_loadimage_in_a_subfolder_too(tmp_path):
     async def scenario(bench):
         assert (await bench.fail(prompt)).code is Code.INPUT_MISSING
         result = await bench.run(prompt, files=[file])
-        assert Image.open(io.BytesIO(result.outputs[0].data)).getpixel((3, 3)) == (255, 0, 0)
+        assert Image.open(io.BytesIO(result.outputs[0].read())).getpixel((3, 3)) == (255, 0, 0)
 
     on_bench(tmp_path, scenario)
 

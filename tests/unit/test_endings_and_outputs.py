@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from pathlib import Path
 
@@ -10,10 +9,12 @@ import pytest
 
 from worker.endings import failure
 from worker.errors import Code, WorkerError
-from worker.outputs import Output, OutputData, check_answer, choose, entry, media_type, official_answer, outputs_of
+from worker.media import media_type
+from worker.outputs import Names, Output, cached_nodes, check_answer, choose, official_answer, outputs_of
 
 RECORDINGS = Path(__file__).parents[1] / "protocol" / "recordings"
 PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 20
+IMAGE = {"filename": "a.png", "subfolder": "", "type": "output"}
 
 
 def history(name: str) -> dict:
@@ -62,8 +63,7 @@ def test_out_of_memory_is_told_apart(message, kind):
 
 
 def test_outputs_come_in_node_order_each_once():
-    image = {"filename": "a.png", "subfolder": "", "type": "output"}
-    nodes = {"10": {"images": [image]}, "9": {"images": [image, image], "animated": [True]}, "9:2": {"gifs": [image]}}
+    nodes = {"10": {"images": [IMAGE]}, "9": {"images": [IMAGE, IMAGE], "animated": [True]}, "9:2": {"gifs": [IMAGE]}}
     assert [output.node_id for output in outputs_of({"outputs": nodes})] == ["9", "9:2", "10"]
 
 
@@ -77,25 +77,19 @@ def test_previews_come_back_only_when_nothing_was_saved():
         choose([])
 
 
-def test_an_entry_has_every_field_of_the_contract():
-    item = entry(OutputData(Output("9", "a.png", "sub", "output"), PNG))
-    assert base64.b64decode(item.pop("b64")) == PNG
-    assert item == {
-        "filename": "a.png",
-        "subfolder": "sub",
-        "type": "output",
-        "node_id": "9",
-        "media_type": "image/png",
-        "bytes": len(PNG),
-    }
-
-
 @pytest.mark.parametrize(
     ("name", "data", "kind"),
     [
         ("lies.txt", PNG, "image/png"),
         ("a.bin", b"RIFF\0\0\0\0WEBPVP8 ", "image/webp"),
         ("a.mp4", b"....", "video/mp4"),
+        ("a.mp4", b"\0\0\0 ftypisom", "video/mp4"),
+        ("a.bin", b"\0\0\0 ftypavif", "image/avif"),
+        ("a.mkv", b"\x1a\x45\xdf\xa3", "video/x-matroska"),
+        ("a.opus", b"OggS", "audio/ogg"),
+        ("a.flac", b"fLaC", "audio/flac"),
+        ("a.glb", b"glTF", "model/gltf-binary"),
+        ("a.latent", b"....", "application/octet-stream"),
         ("a.unknown", b"....", "application/octet-stream"),
     ],
 )
@@ -103,9 +97,50 @@ def test_the_media_type_follows_the_bytes(name, data, kind):
     assert media_type(name, data) == kind
 
 
+def test_names_are_unique_in_an_answer_whatever_the_system():
+    names = Names()
+    given = ["a_00001_.png", "A_00001_.PNG", "a_00001_.png", "b", "b"]
+    assert [names.unique(name) for name in given] == [
+        "a_00001_.png",
+        "A_00001_ (2).PNG",
+        "a_00001_ (3).png",
+        "b",
+        "b (2)",
+    ]
+
+
+def test_a_text_that_a_node_shows_is_an_output():
+    nodes = {"7:1": {"text": ["hello", "", 5]}, "2": {"text": "no list"}, "9": {"images": [IMAGE]}}
+    found = outputs_of({"outputs": nodes})
+    assert [(output.filename, output.type, output.text) for output in found] == [
+        ("node_7_1_00001_.txt", "text", "hello"),
+        ("a.png", "output", None),
+    ]
+    assert choose(found) == (found, [])
+    assert choose(found[:1]) == (found[:1], [])
+
+
+def test_a_text_does_not_hide_that_there_are_only_previews():
+    text, preview = Output("1", "t.txt", "", "text", "x"), Output("2", "b.png", "", "temp")
+    chosen, warnings = choose([text, preview])
+    assert chosen == [text, preview]
+    assert "SaveImage" in warnings[0]
+
+
+@pytest.mark.parametrize("kind", ["images", "gifs", "videos", "audio", "latents", "3d", "files", "a_custom_nodes_own"])
+def test_whatever_the_node_calls_it_a_file_is_an_output(kind):
+    nodes = {"1": {kind: [{**IMAGE, "format": "x", "fullpath": "y"}], "animated": [True]}}
+    assert outputs_of({"outputs": nodes}) == [Output("1", "a.png", "", "output")]
+
+
+def test_the_nodes_that_came_from_the_cache_are_told():
+    assert cached_nodes(history("fully_cached")) >= {"2"}
+    assert cached_nodes({}) == frozenset()
+
+
 def test_the_answer_is_measured_to_the_byte():
     answer = {
-        "images": [entry(OutputData(Output("9", "ü.png", "", "output"), PNG * 1000))],
+        "images": [{"b64": "eA==" * 1000, "filename": "ü.png"}],
         "files": [],
         "warnings": [],
     }
@@ -125,3 +160,8 @@ def test_an_answer_that_cannot_travel_is_an_error_not_silence(bad):
 def test_the_official_shape():
     answer = {"images": [{"filename": "a.png", "b64": "eA=="}], "files": [], "warnings": []}
     assert official_answer(answer) == {"images": [{"filename": "a.png", "type": "base64", "data": "eA=="}]}
+    linked = {"images": [], "files": [{"filename": "a.mp4", "url": "https://x"}], "warnings": ["w"]}
+    assert official_answer(linked) == {
+        "images": [{"filename": "a.mp4", "type": "s3_url", "data": "https://x"}],
+        "errors": ["w"],
+    }

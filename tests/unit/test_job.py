@@ -75,8 +75,21 @@ def test_a_repo_list_may_be_text_or_lines():
         ({"prompt": PROMPT, "files": [{"name": "C:\\x.png", "b64": "eA=="}]}, "files[0].name", "plain relative"),
         ({"prompt": PROMPT, "files": [{"name": "x.png", "b64": "%%%"}]}, "files[0].b64", "base64"),
         ({"prompt": PROMPT, "files": [{"name": "x.png", "b64": ""}]}, "files[0].b64", "base64"),
-        ({"prompt": PROMPT, "metadata": True}, "metadata", "cannot do yet"),
-        ({"prompt": PROMPT, "result": {"to": "s3"}}, "result", "cannot do yet"),
+        ({"prompt": PROMPT, "files": [{"name": "x.png", "url": "ftp://h/x"}]}, "files[0].url", "https://"),
+        ({"prompt": PROMPT, "files": [{"name": "x.png", "url": "https://h/\nx"}]}, "files[0].url", "https://"),
+        ({"prompt": PROMPT, "files": [{"name": "x.png", "url": 5}]}, "files[0].url", "https://"),
+        ({"prompt": PROMPT, "files": [{"name": "x.png", "url": "https://h/x", "b64": "eA=="}]}, "files[0].url", "both"),
+        ({"prompt": PROMPT, "files": [{"name": "x.py", "b64": "eA=="}]}, "files[0].name", "a .py file"),
+        ({"prompt": PROMPT, "files": [{"name": ".x/y.png", "b64": "eA=="}]}, "files[0].name", "plain relative"),
+        ({"prompt": PROMPT, "files": [{"name": "x.png", "b64": "eA=="}] * 2}, "files[1].name", "another's"),
+        ({"prompt": PROMPT, "files": [{"name": "x.png", "b64": "eA=="}] * 501}, "files", "501"),
+        ({"prompt": PROMPT, "metadata": "yes"}, "metadata", "true or false"),
+        ({"prompt": PROMPT, "result": "s3"}, "result", "an object"),
+        ({"prompt": PROMPT, "result": {"to": "ftp"}}, "result.to", "base64, s3, auto"),
+        ({"prompt": PROMPT, "result": {"format": "png"}}, "result.format", "webp"),
+        ({"prompt": PROMPT, "result": {"quality": 0}}, "result.quality", "1 to 100"),
+        ({"prompt": PROMPT, "result": {"quality": True}}, "result.quality", "1 to 100"),
+        ({"prompt": PROMPT, "result": {"size": 1}}, "result.size", "not a field"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -113,6 +126,54 @@ def test_files_are_decoded_with_or_without_a_data_uri():
         files=[{"name": "sub/a.png", "b64": encoded}, {"name": "b.png", "b64": f"data:image/png;base64,{encoded}"}]
     )
     assert [(file.name, file.data) for file in job.files] == [("sub/a.png", b"\x89PNG"), ("b.png", b"\x89PNG")]
+
+
+def test_a_data_uri_may_stand_as_the_url_and_the_mask_editors_names_are_understood():
+    job = parse(
+        files=[
+            {"name": "clipspace/mask.png [input]", "url": "data:image/png;base64,iVBORw=="},
+            {"name": "a.txt", "url": "data:text/plain,a%20b"},
+            {"name": "far.mp4", "url": "https://example.com/far.mp4?x=1"},
+        ]
+    )
+    assert [(file.name, file.data, file.url) for file in job.files] == [
+        ("clipspace/mask.png", b"\x89PNG", None),
+        ("a.txt", b"a b", None),
+        ("far.mp4", b"", "https://example.com/far.mp4?x=1"),
+    ]
+
+
+BUCKET = {
+    "accessId": "AK-test",
+    "accessSecret": "SK-test",
+    "bucketName": "pics",
+    "endpointUrl": "https://s3.example.com",
+}
+
+
+def test_runpods_s3config_is_read_and_never_shown():
+    job = parse_job({"input": {"prompt": PROMPT}, "s3Config": BUCKET}, 570)
+    assert job.bucket is not None
+    assert (job.bucket.base, job.bucket.bucket) == ("https://s3.example.com/pics", "pics")
+    assert job.bucket.keys.secret == "SK-test"
+    assert "SK-test" not in repr(job)
+    assert "AK-test" not in repr(job)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"accessSecret": None}, "s3Config.accessSecret"),
+        ({"accessId": "a b"}, "s3Config.accessId"),
+        ({"bucketName": 5}, "s3Config.bucketName"),
+        ({"bucketName": None}, "s3Config.endpointUrl"),
+        ({"endpointUrl": "s3.example.com"}, "s3Config.endpointUrl"),
+    ],
+)
+def test_a_bad_s3config_names_its_field_and_shows_no_secret(change, field):
+    error = refused({"input": {"prompt": PROMPT}, "s3Config": {**BUCKET, **change}})
+    assert error.details["field"] == field
+    assert "SK-test" not in str(error)
 
 
 def test_a_job_in_the_official_workers_shape_is_understood():

@@ -1,0 +1,191 @@
+"""Results on their way out: time and peak memory, inline beside plain base64 + json, and by S3 beside boto3.
+
+Each row is a process of its own, so that its peak is its own. "peak" is what the process grew by at most, over what it
+had when it began; the answer is the JSON that goes out.
+
+    python benchmarks/results.py [--video-mb 2048]      # needs moto[server], the tests' S3 server
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pybase64
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from worker.bucket import Body, Bucket
+from worker.cancel import Stop
+from worker.delivery import Delivery, Source, Wish
+from worker.outputs import Output, OutputFile
+from worker.s3_address import Keys, bucket_address
+
+ROUNDS = 7
+CASES = {"1 PNG of 1.5 MB": (1, 1_500_000), "8 PNGs of 1 MB": (8, 1_000_000), "8 PNGs of 4 MB": (8, 4_000_000)}
+
+
+def files_in(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.png"))
+
+
+def plain(folder: Path) -> str:
+    """Base64 and JSON, as fast as memory allows."""
+    images = [
+        {"filename": path.name, "b64": pybase64.b64encode_as_string(path.read_bytes())} for path in files_in(folder)
+    ]
+    return json.dumps({"images": images}, ensure_ascii=False)
+
+
+def answer(folder: Path, image_format: str = "original") -> dict[str, Any]:
+    """What the handler returns."""
+    files = [OutputFile(Output("9", path.name, "", "output"), path) for path in files_in(folder)]
+    delivery = Delivery(Wish("base64", image_format, 80, False, 1000, None), Source("job", {}), files, Stop())
+    return delivery.answer(lambda: {**delivery.entries_by_kind(), "warnings": []})
+
+
+def handler(folder: Path) -> int:
+    """The worker's whole way from the files to the measured answer."""
+    return sum(len(entry["b64"]) for entry in answer(folder)["images"])
+
+
+def ours(folder: Path) -> str:
+    """The same, and the JSON that the SDK makes of it."""
+    return json.dumps(answer(folder), ensure_ascii=False)
+
+
+def webp(folder: Path) -> str:
+    """The same with every picture converted."""
+    return json.dumps(answer(folder, "webp"), ensure_ascii=False)
+
+
+def upload(folder: Path) -> str:
+    """The worker's upload of a video."""
+    path = folder / "video.mp4"
+    config = json.loads(os.environ["S3_CONFIG"])
+    keys = Keys(config["accessId"], config["accessSecret"])
+    bucket = Bucket(bucket_address(config["endpointUrl"], config["bucketName"], keys))
+    with bucket.uploads(Stop()) as uploads:
+        uploads.put("ours/video.mp4", Body(path.stat().st_size, path=path), "video/mp4")
+    return ""
+
+
+def boto(folder: Path) -> str:
+    """boto3's own upload_file, as RunPod's rp_upload and its users call it."""
+    import boto3
+
+    config = json.loads(os.environ["S3_CONFIG"])
+    keys = {"aws_access_key_id": config["accessId"], "aws_secret_access_key": config["accessSecret"]}
+    client = boto3.client("s3", endpoint_url=config["endpointUrl"], region_name="us-east-1", **keys)
+    client.upload_file(str(folder / "video.mp4"), config["bucketName"], "boto/video.mp4")
+    return ""
+
+
+WAYS: dict[str, Callable[[Path], str | int]] = {
+    "plain": plain,
+    "handler": handler,
+    "ours": ours,
+    "webp": webp,
+    "upload": upload,
+    "boto": boto,
+}
+
+
+def high_water_mb() -> float:
+    """What this process has had in memory at most. Not ru_maxrss: that one begins with the parent's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def child(way: str, folder: Path, rounds: int) -> None:
+    before, times = high_water_mb(), []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        made = WAYS[way](folder)
+        times.append(time.perf_counter() - started)
+        size = len(made) if isinstance(made, str) else made
+        del made
+    result = {"s": statistics.median(times), "peak_mb": high_water_mb() - before, "answer_mb": size / 2**20}
+    print(json.dumps(result))
+
+
+def run(way: str, folder: Path, rounds: int = ROUNDS, **env: str) -> dict[str, float]:
+    command = [sys.executable, __file__, "--child", way, "--folder", str(folder), "--rounds", str(rounds)]
+    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def noise_png(size: int) -> bytes:
+    from io import BytesIO
+
+    from PIL import Image
+
+    side, out = int((size / 3) ** 0.5), BytesIO()
+    Image.frombytes("RGB", (side, side), os.urandom(side * side * 3)).save(out, "PNG", compress_level=0)
+    return out.getvalue()
+
+
+def inline_rows(base: Path) -> None:
+    print("| inline | ms | of plain | peak MB | answer MB | peak / answer |\n|---|---|---|---|---|---|")
+    for number, (name, (count, size)) in enumerate(CASES.items()):
+        folder = base / str(number)
+        folder.mkdir()
+        for index in range(count):
+            (folder / f"{index}.png").write_bytes(noise_png(size))
+        rows = {way: run(way, folder) for way in ("plain", "handler", "ours", "webp")}
+        for way, row in rows.items():
+            speed = rows["plain"]["s"] / row["s"]
+            ratio = row["peak_mb"] / row["answer_mb"]
+            print(
+                f"| {name}, {way} | {row['s'] * 1e3:.1f} | {speed:.2f} | {row['peak_mb']:.1f} |"
+                f" {row['answer_mb']:.1f} | {ratio:.2f} |"
+            )
+
+
+def upload_rows(base: Path, video_mb: int) -> None:
+    from tests.support.s3_server import S3Server
+
+    folder = base / "video"
+    folder.mkdir()
+    with (folder / "video.mp4").open("wb") as file:
+        for _ in range(video_mb):
+            file.write(os.urandom(1 << 20))
+    print(f"\n| {video_mb} MB video to S3 (moto on this machine) | s | MB/s | peak MB |\n|---|---|---|---|")
+    for way in ("upload", "boto"):
+        with S3Server() as s3:
+            direct = {**s3.s3_config(), "endpointUrl": s3._moto}  # without the proxy that makes faults
+            row = run(way, folder, 1, S3_CONFIG=json.dumps(direct))
+            name = "ours" if way == "upload" else "boto3 upload_file"
+            print(f"| {name} | {row['s']:.1f} | {video_mb / row['s']:.0f} | {row['peak_mb']:.1f} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--video-mb", type=int, default=256, help="0 leaves S3 out (default: 256)")
+    parser.add_argument("--child", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=1, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        child(options.child, options.folder, options.rounds)
+        return
+    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, medians of {ROUNDS}\n")
+    with tempfile.TemporaryDirectory() as base:
+        inline_rows(Path(base))
+        if options.video_mb:
+            upload_rows(Path(base), options.video_mb)
+
+
+if __name__ == "__main__":
+    main()

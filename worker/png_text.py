@@ -1,0 +1,131 @@
+"""The texts inside a PNG (prompt, workflow): read, and replaced without touching a pixel. Pure.
+
+ComfyUI writes ``tEXt`` chunks, and ``comf`` ones into animated PNGs; its frontend reads those two and ``iTXt``.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"comf")
+MAX_TEXT_BYTES = 64 << 20  # of an unpacked chunk: a packed one may be a bomb
+
+
+class NotPng(ValueError):  # noqa: N818 - a finding about a file
+    """The bytes are not a whole PNG."""
+
+
+class _Chunk(NamedTuple):
+    kind: bytes
+    start: int
+    """Of the data; the length and the kind stand in the 8 bytes before it, the checksum in the 4 after it."""
+    length: int
+
+
+def read_texts(png: bytes) -> dict[str, str]:
+    """Every text by its keyword. Raises :class:`NotPng`."""
+    found = (_text(png, chunk) for chunk in _chunks(png) if chunk.kind in TEXT_CHUNKS)
+    return dict(text for text in found if text)
+
+
+def replace_texts(png: bytes, texts: Mapping[str, str]) -> bytes:
+    """The same picture with only these texts that ``json`` can read; plain ones (``parameters``) stay.
+
+    Raises:
+        NotPng: it has no whole chunks.
+        ValueError: a keyword that PNG cannot have.
+    """
+    animated = any(chunk.kind == b"comf" for chunk in _chunks(png))
+    pieces = [SIGNATURE]
+    new = b"".join(_chunk(keyword, text, b"comf" if animated else b"tEXt") for keyword, text in texts.items())
+    for chunk in _chunks(png):
+        if chunk.kind in TEXT_CHUNKS and ((text := _text(png, chunk)) is None or _is_json(text[1])):
+            continue
+        if chunk.kind == (b"IEND" if animated else b"IDAT"):  # where ComfyUI has them
+            pieces.append(new)
+            new = b""
+        pieces.append(png[chunk.start - 8 : chunk.start + chunk.length + 4])
+    return b"".join(pieces)
+
+
+def stale_texts(png: bytes, wanted: Mapping[str, Any]) -> dict[str, str] | None:
+    """The texts to write when the PNG carries another job's (it came from ComfyUI's cache); None when it is right.
+
+    A PNG that carries no prompt (``--disable-metadata``) is right as it is.
+
+    Args:
+        png: as ComfyUI wrote it.
+        wanted: the job's own: ``prompt`` and what its ``extra_pnginfo`` has.
+    """
+    carried = {keyword: json.loads(text) for keyword, text in read_texts(png).items() if _is_json(text)}
+    if "prompt" not in carried or {**carried, "prompt": _as_sent(carried["prompt"])} == dict(wanted):
+        return None
+    return {keyword: json.dumps(value) for keyword, value in wanted.items()}
+
+
+def _as_sent(prompt: Any) -> Any:
+    """The prompt without what ComfyUI notes in it while it runs."""
+    if not isinstance(prompt, dict):
+        return prompt
+    nodes = {key: node if isinstance(node, dict) else {} for key, node in prompt.items()}
+    return {key: {name: value for name, value in node.items() if name != "is_changed"} for key, node in nodes.items()}
+
+
+def _chunks(png: bytes) -> Iterator[_Chunk]:
+    if not png.startswith(SIGNATURE):
+        raise NotPng("no PNG signature")
+    at = len(SIGNATURE)
+    while at + 12 <= len(png):
+        length, kind = struct.unpack_from(">I4s", png, at)
+        if at + 12 + length > len(png):
+            break
+        yield _Chunk(kind, at + 8, length)
+        if kind == b"IEND":
+            return
+        at += 12 + length
+    raise NotPng("it is cut short")
+
+
+def _text(png: bytes, chunk: _Chunk) -> tuple[str, str] | None:
+    """Keyword and text of a text chunk; None when it cannot be read."""
+    keyword, zero, rest = png[chunk.start : chunk.start + chunk.length].partition(b"\0")
+    if not zero:
+        return None
+    try:
+        if chunk.kind == b"zTXt":
+            return keyword.decode("latin-1"), _inflate(rest[1:]).decode("latin-1")
+        if chunk.kind == b"iTXt":
+            _, _, text = rest[2:].split(b"\0", 2)
+            return keyword.decode("latin-1"), (_inflate(text) if rest[0] else text).decode()
+        return keyword.decode("latin-1"), rest.decode("latin-1")
+    except (zlib.error, ValueError, IndexError):
+        return None
+
+
+def _inflate(data: bytes) -> bytes:
+    unpacker = zlib.decompressobj()
+    text = unpacker.decompress(data, MAX_TEXT_BYTES)
+    if unpacker.unconsumed_tail:
+        raise ValueError("unpacks to more than a text has")
+    return text
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _chunk(keyword: str, text: str, kind: bytes) -> bytes:
+    name = keyword.encode("latin-1")
+    if not 1 <= len(name) <= 79 or b"\0" in name:
+        raise ValueError(f"{keyword[:80]!r} cannot be a PNG keyword")
+    data = name + b"\0" + text.encode("ascii")  # json.dumps escapes everything else
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
