@@ -31,8 +31,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from model_manager import ModelManager
 from worker.cancel import Stop
-from worker.inventory import Entry, Place
+from worker.manifest import Entry
 from worker.model_types import Download, Downloaded, ModelFile, RepoLine, Report
+from worker.places import Place
 from worker.settings import Settings
 
 COUNTS = (5, 100, 500)

@@ -17,11 +17,11 @@ from pathlib import Path
 from worker.answers import Refused
 from worker.cancel import Stop
 from worker.crew import Crew
+from worker.download_progress import DownloadProgress, amount
 from worker.errors import Code, WorkerError
 from worker.fetching import NETWORK_ERRORS, Client, network_refusal
 from worker.model_types import Download, Downloaded, FileProgress, Report
-from worker.part_files import PathTaken, free_bytes, sweep_parts
-from worker.progress import Progress, amount
+from worker.part_files import PathTaken, existing, free_bytes, sweep_parts
 from worker.repo_list import line_error
 from worker.retry import Again, Budget, Retry
 from worker.transfer import Abandoned, Restart, Span, Transfer
@@ -84,7 +84,7 @@ def download_all(
     """
     check_room(downloads, reserve_bytes)
     pool = _Pool(downloads, new_client, retry, network_volume)
-    return pool.run(connections, stop, Progress(report))
+    return pool.run(connections, stop, DownloadProgress(report))
 
 
 def check_room(downloads: Sequence[Download], reserve_bytes: int = RESERVE_BYTES) -> None:
@@ -92,7 +92,7 @@ def check_room(downloads: Sequence[Download], reserve_bytes: int = RESERVE_BYTES
     needed: dict[int, int] = {}
     folders: dict[int, Path] = {}
     for download in downloads:
-        folder = _existing(download.path.parent)
+        folder = existing(download.path.parent)
         device = folder.stat().st_dev
         folders[device] = folder
         needed[device] = needed.get(device, 0) + (download.file.size or 0)
@@ -103,10 +103,12 @@ def check_room(downloads: Sequence[Download], reserve_bytes: int = RESERVE_BYTES
             raise WorkerError(Code.DISK_FULL, what, details={"needed_bytes": size, "free_bytes": free})
 
 
-def _existing(folder: Path) -> Path:
-    while not folder.is_dir() and folder != folder.parent:
-        folder = folder.parent
-    return folder
+def taken_error(download: Download) -> WorkerError:
+    """The error of a download whose path other bytes took meanwhile; ``details["taken"]`` is ``<folder>/<name>``."""
+    path = download.path
+    what = f"another worker gave the name {path.name} to another file meanwhile"
+    details = {"taken": f"{path.parent.name}/{path.name}"}
+    return line_error(download.file.line, Code.DOWNLOAD_FAILED, what, "Send the job again.", details)
 
 
 class _Pool:
@@ -128,7 +130,7 @@ class _Pool:
         self._over = False
         self._jobs = [self._new_job(download) for download in downloads]
 
-    def run(self, connections: int, stop: Stop, progress: Progress) -> list[Downloaded]:
+    def run(self, connections: int, stop: Stop, progress: DownloadProgress) -> list[Downloaded]:
         if self._jobs:
             for number in range(connections):
                 self._crew.start(self._work, f"download-{number}")
@@ -268,8 +270,7 @@ class _Pool:
         except Restart as restart:
             self._restart(job, transfer, restart)
         except PathTaken:
-            what = f"another worker gave the name {job.download.path.name} to another file meanwhile"
-            self._fail(job, line_error(job.download.file.line, Code.DOWNLOAD_FAILED, what, "Send the job again."))
+            self._fail(job, taken_error(job.download))
         except WorkerError as error:
             self._fail(job, error)
         except Exception:

@@ -17,8 +17,9 @@ import socket
 import time
 from pathlib import Path
 
+from worker.cancel import Stop
+from worker.download_progress import amount
 from worker.errors import Code, WorkerError
-from worker.progress import amount
 
 STALE_AFTER_S = 24 * 3600.0
 NAME_BYTES_IN_PART = 150
@@ -142,11 +143,18 @@ def free_bytes(folder: Path) -> int:
     return stat.f_bavail * stat.f_frsize
 
 
-def sha256_of(path: Path) -> str:
-    """Lower-case hex of a whole file; about 0.7 s a GB."""
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists: a models root may not have been made yet."""
+    return next(each for each in (folder, *folder.parents) if each.is_dir())
+
+
+def sha256_of(path: Path, stop: Stop | None = None) -> str:
+    """Lower-case hex of a whole file; about 0.7 s a GB. ``stop`` ends it early, as :meth:`Stop.check` raises."""
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         while block := file.read(1 << 20):
+            if stop:
+                stop.check()
             digest.update(block)
     return digest.hexdigest()
 

@@ -10,9 +10,11 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from worker.inventory import THIS_HOST, DiskFile, Entry, Inventory, Place
+from worker.inventory import Inventory
+from worker.manifest import THIS_HOST, Entry
 from worker.model_types import ModelFile, RepoLine
 from worker.names import MAX_NAME_BYTES, SAFE_EXTENSIONS, extension
+from worker.places import DiskFile, Place
 from worker.prompts import Names
 from worker.redact import redact_url
 

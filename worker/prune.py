@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+from worker.download_progress import amount
 from worker.errors import Code, WorkerError
-from worker.inventory import DiskFile, Entry, Fingerprint, Inventory, Place
+from worker.inventory import Inventory
+from worker.manifest import Entry
 from worker.model_types import MANAGED_FOLDERS
-from worker.progress import amount
+from worker.places import DiskFile, Fingerprint, Place
 from worker.prompts import Mentions
 
 PRUNABLE = ".safetensors"

@@ -28,8 +28,12 @@ CHOICE_FIELDS = ("type", "format", "size", "fp", "quantType", "fileId")
 _INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u200c\u200d\u2060\u200e\u200f\u00ad"))
 _SCHEMELESS = re.compile(r"(?i)(www\.)?(civitai\.(com|red|green)|huggingface\.co|hf\.co)/")
 _TOKEN = re.compile(r"(?i)([?&])token=[^&\s#]*")
+_NO_FIELD = re.compile(r"([?&])&+")
+_NO_FIELDS = re.compile(r"[?&]+(?=\s|$)")
 _SECRET_FIELD = re.compile(r"(?i)token|api[_-]?key|x-amz-.*|signature|sig|key-pair-id|policy|expires|awsaccesskeyid")
 _ARCHIVES = ("civitaiarchive.com", "civarchive.com", "civitai-archive.com")
+_SIMPLE = re.compile(r"(?:([A-Za-z]+) )?https://civitai\.com/api/download/models/([0-9]{1,12})")
+"""The usual line: nothing in it to normalise, refuse or hide, so a list of hundreds is read in a few milliseconds."""
 _AS = re.compile(r"(?i)^as\s+(.+)$")
 
 
@@ -72,7 +76,7 @@ def parse_repo_list(value: Any, *, hosts: Sequence[str] = (), allow_pickle: bool
             bad.append((number, text, _Bad(f"is one too many: a repo_list takes {MAX_LINES} models")))
             break
         try:
-            line = _parse_line(number, text, hosts, allow_pickle)
+            line = _simple_line(number, text) or _parse_line(number, text, hosts, allow_pickle)
         except _Bad as problem:
             bad.append((number, text, problem))
         else:
@@ -123,8 +127,10 @@ def _without_comment(raw: str) -> str:
 
 
 def _shown(text: str) -> str:
-    without = re.sub(r"([?&])&+", r"\1", _TOKEN.sub(r"\1", redact(text)))
-    return plain(re.sub(r"[?&]+(?=\s|$)", "", without), 300)
+    shown = redact(text)
+    if "?" in shown or "&" in shown:
+        shown = _NO_FIELDS.sub("", _NO_FIELD.sub(r"\1", _TOKEN.sub(r"\1", shown)))
+    return plain(shown, 300)
 
 
 def _error(bad: list[tuple[int, str, _Bad]]) -> WorkerError:
@@ -133,6 +139,18 @@ def _error(bad: list[tuple[int, str, _Bad]]) -> WorkerError:
     lines = [{"number": n, "text": _shown(t), "problem": redact(str(p))} for n, t, p in bad]
     what = f"repo_list line {number} (`{_shown(text)}`): {redact(str(problem))}{more}"
     return WorkerError(problem.code, what, details={"lines": lines})
+
+
+def _simple_line(number: int, text: str) -> RepoLine | None:
+    """The line when it is of the usual form, as :func:`_parse_line` would read it; None when it is not."""
+    found = _SIMPLE.fullmatch(text)
+    if not found:
+        return None
+    folder = TYPE_FOLDERS.get(found[1].lower()) if found[1] else None
+    if found[1] and not folder:
+        return None
+    url = f"{DEFAULT_CIVITAI}/api/download/models/{int(found[2])}"
+    return RepoLine(number, text, f"{folder or '?'} {url}", "civitai", url, folder, None)
 
 
 def _parse_line(number: int, text: str, hosts: Sequence[str], allow_pickle: bool) -> RepoLine:

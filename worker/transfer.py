@@ -212,7 +212,12 @@ class Transfer:
         if part is None or self._abandoned:
             raise Abandoned
         self._check_contents(part, sha256, size)
-        part.place(size, sha256, self._network_volume)
+        try:
+            part.place(size, sha256, self._network_volume)
+        except WorkerError:
+            if self._abandoned:  # its .part was dropped under its hands, because another file failed: that is the news
+                raise Abandoned from None
+            raise
         return size
 
     def _open(self, client: Client, span: Span) -> requests.Response:

@@ -384,8 +384,9 @@ def test_other_bytes_under_the_name_are_never_replaced(server, rig, size):
     downloads = rig.downloads(rig.resolve(text))
     downloads[0].path.parent.mkdir()
     downloads[0].path.write_bytes(bytes(size))
-    with pytest.raises(WorkerError, match="another worker gave the name"):
+    with pytest.raises(WorkerError, match="another worker gave the name") as caught:
         rig.sites.fetch(downloads, Stop(), lambda files: None)
+    assert caught.value.details["taken"] == "loras/x.safetensors"
     assert downloads[0].path.read_bytes() == bytes(size)
     assert rig.files() == ["loras/x.safetensors"]
 
@@ -446,7 +447,7 @@ class Terminal(io.StringIO):
 
 def test_on_a_terminal_there_is_a_bar_and_elsewhere_a_line_now_and_then(server, rig, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr("worker.progress.LOG_EVERY_S", 0.2)
+    monkeypatch.setattr("worker.download_progress.LOG_EVERY_S", 0.2)
     text, file = add(server, safetensors_bytes(MiB))
     file.bytes_per_s = 2 * MiB
     (done,) = rig.fetch(text)

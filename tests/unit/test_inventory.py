@@ -3,13 +3,16 @@
 import json
 import os
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from worker import inventory as module
-from worker.inventory import MANIFEST_PATH, Entry, ModelFolders, Place
+from worker.inventory import ModelFolders
+from worker.manifest import ABANDONED_S, MANIFEST_PATH, Entry
+from worker.places import Place
 from worker.prune import Outcome, delete
 
 HOUR_AGO_NS = 3600 * 10**9
@@ -201,8 +204,8 @@ def test_an_entry_whose_file_is_gone_is_forgotten_at_the_next_write(tmp_path):
 
 
 def test_a_begun_download_is_remembered_for_a_day(tmp_path):
-    now = module.time.time()
-    for name, age in (("new", 60), ("old", module.ABANDONED_S + 60)):
+    now = time.time()
+    for name, age in (("new", 60), ("old", ABANDONED_S + 60)):
         begun = Entry(
             Place("loras", f"{name}.safetensors"), "civitai:1:2", "x", 0, 0, last_used=now - age, origin="pending"
         )
@@ -214,9 +217,7 @@ def test_a_begun_download_is_no_fact_about_a_file(tmp_path):
     """Not even about one of time 0, as reproducible images have them."""
     path = put(tmp_path, "loras/a.safetensors", b"")
     os.utime(path, ns=(0, 0))
-    begun = Entry(
-        Place("loras", path.name), "civitai:1:2", path.name, 0, 0, last_used=module.time.time(), origin="pending"
-    )
+    begun = Entry(Place("loras", path.name), "civitai:1:2", path.name, 0, 0, last_used=time.time(), origin="pending")
     folders = ModelFolders(tmp_path)
     folders.commit({begun.place: begun})
     assert folders.read().entries == {}

@@ -15,8 +15,9 @@ import pytest
 from model_manager import ModelManager
 from worker import prune
 from worker.cancel import Stop, Stopped
+from worker.downloads import taken_error
 from worker.errors import Code, WorkerError
-from worker.inventory import MANIFEST_PATH
+from worker.manifest import MANIFEST_PATH
 from worker.model_types import Downloaded, ModelFile
 from worker.settings import Settings
 
@@ -133,7 +134,7 @@ def named(facts):
 
 def unhurried(worker):
     """The worker in a world where no other worker used a file within the last job's time."""
-    worker.settings = replace(worker.settings, job_timeout_s=-3600)
+    worker._pruner.settings = replace(worker.settings, job_timeout_s=-3600)
     return worker
 
 
@@ -154,6 +155,7 @@ def test_missing_models_are_fetched_under_their_canonical_names(manager, source,
         "folder": "loras",
         "bytes": len(first),
         "identity": "civitai:1:10",
+        "sha256": sha256(first).hexdigest(),
     }
     assert (result.ready, result.pruned, result.warnings) == ([], [], [])
 
@@ -422,8 +424,7 @@ def test_bytes_that_another_worker_put_at_a_path_meanwhile_are_not_taken_for_our
     def taken(downloads):
         source.before_fetch = lambda downloads: None
         put(root, "loras/m1.safetensors", other)
-        line = downloads[0].file.line.number
-        raise WorkerError(Code.DOWNLOAD_FAILED, "the name is taken", details={"line": line})
+        raise taken_error(downloads[0])
 
     source.before_fetch = taken
     worker = manager()
@@ -645,7 +646,7 @@ def test_a_file_that_cannot_be_deleted_is_a_warning(stocked, source, root, monke
     def refused(root, file):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("model_manager.delete", refused)
+    monkeypatch.setattr("worker.pruner.delete", refused)
     result = stocked().prepare(source.list(2), {})
     assert result.warnings == ["loras/m1.safetensors could not be pruned: Permission denied"]
 
@@ -713,18 +714,18 @@ def test_only_what_is_missing_needs_room(manager, source, root):
     worker = manager(free_bytes=lambda _: prune.SPARE_BYTES + 200_000)
     worker.prepare(source.list(1), {})
     source.add(2, data=model_bytes(2, 100))
-    worker._free_bytes = lambda _: prune.SPARE_BYTES + 1000
+    worker._pruner._free_bytes = lambda _: prune.SPARE_BYTES + 1000
     assert named(worker.prepare(source.list(1, 2), {}).downloaded) == ["loras/m2.safetensors"]
-    worker._free_bytes = lambda _: 0
+    worker._pruner._free_bytes = lambda _: 0
     assert len(worker.prepare(source.list(1, 2), {}).ready) == 2
 
 
 def test_bytes_that_do_not_come_free_end_in_disk_full(stocked, source, root, monkeypatch):
-    monkeypatch.setattr("model_manager.ROOM_WAIT_S", 0.0)
+    monkeypatch.setattr("worker.pruner.ROOM_WAIT_S", 0.0)
     source.add(3, data=model_bytes(3, 5000))
     monkeypatch.setattr(prune, "SPARE_BYTES", 0)
     worker = stocked()
-    worker._free_bytes = lambda _: 2000
+    worker._pruner._free_bytes = lambda _: 2000
     with pytest.raises(WorkerError, match="DISK_FULL"):
         worker.prepare(source.list(3), {})
 
@@ -817,7 +818,7 @@ def test_uses_are_written_down_but_not_for_every_job(manager, source, root, monk
     before = (root / MANIFEST_PATH).stat().st_mtime_ns
     worker.prepare(source.list(1), {})
     assert (root / MANIFEST_PATH).stat().st_mtime_ns == before
-    monkeypatch.setattr("model_manager.USES_EVERY_S", -1.0)
+    monkeypatch.setattr("worker.pruner.USES_EVERY_S", -1.0)
     worker.prepare(source.list(1), {})
     assert (root / MANIFEST_PATH).stat().st_mtime_ns != before
 

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from worker import plan, prune
-from worker.inventory import DiskFile, Entry, Inventory, Place
+from worker.inventory import Inventory
+from worker.manifest import Entry
 from worker.model_types import ModelFile, RepoLine
 from worker.names import MAX_NAME_BYTES
+from worker.places import DiskFile, Place
 from worker.plan import Want
 from worker.prompts import Mentions, model_names
 from worker.prune import PrunePlan, PruneRules

@@ -45,6 +45,23 @@ def test_known_values_are_hidden_wherever_they_stand():
     assert redact(f"x{SECRET}y", [SECRET, ""]) == "x***y"
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("two words", "two words"),
+        ("two  words", "two words"),
+        (" edge ", "edge"),
+        ("a\tb", "a b"),
+        ("a\u200bb", "ab"),
+        ("ü", "ü"),
+        ("x" * 10, "x" * 10),
+        ("x" * 11, "x" * 9 + "…"),
+    ],
+)
+def test_text_that_is_plain_already_stays_and_other_text_is_mended(text, shown):
+    assert plain(text, 10) == shown
+
+
 def test_an_address_is_shown_without_what_signs_it():
     url = f"https://u:p@b2.example:8443/file/x.safetensors?Authorization={SECRET}&fileId=5#f"
     assert redact_url(url) == "https://b2.example:8443/file/x.safetensors?fileId=5"

@@ -21,6 +21,20 @@ def refusal(text: object, **options: object) -> WorkerError:
     return caught.value
 
 
+@pytest.mark.parametrize("word", ["", "lora ", "CKPT ", "clipvision ", "unknown "])
+@pytest.mark.parametrize("number", ["128713", "007", "999999999999", "1234567890123"])
+def test_the_short_way_of_the_usual_line_says_what_the_long_way_says(monkeypatch, word, number):
+    def read() -> object:
+        try:
+            return parse_repo_list(f"{word}https://civitai.com/api/download/models/{number}")
+        except WorkerError as error:
+            return str(error), error.details
+
+    short = read()
+    monkeypatch.setattr("worker.repo_list._simple_line", lambda number, text: None)
+    assert read() == short
+
+
 @pytest.mark.parametrize(
     ("link", "url"),
     [

@@ -28,7 +28,7 @@ def amount(size: int) -> str:
     return f"{value:.2f} GB"
 
 
-class Progress:
+class DownloadProgress:
     """Called often, says little: at most two reports a second, a log line every five seconds when nobody watches."""
 
     def __init__(self, report: Report) -> None:
