@@ -11,13 +11,12 @@ import concurrent.futures
 import contextlib
 import logging
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from worker.cancel import Stop
-from worker.comfy_api import SOCKET_OPEN, Event, NoAnswer
+from worker.comfy_api import NoAnswer
 from worker.comfy_server import ComfyServer, State
 from worker.endings import failure
 from worker.errors import Code, WorkerError
@@ -25,6 +24,7 @@ from worker.input_files import InputFiles, Inputs, rename_inputs
 from worker.job import Job, Prompt
 from worker.job_progress import JobProgress
 from worker.outputs import Output, OutputFile, cached_nodes, choose, outputs_of
+from worker.prompt_run import Run
 from worker.refusals import listed, lists_left_out, refusal
 from worker.settings import Settings
 
@@ -34,55 +34,9 @@ UNREACHABLE_S = 15.0  # how long a ComfyUI that is not ours may refuse connectio
 UNCACHED_TRIES = 2
 INTERRUPT_GRACE_S = 20.0  # a sampler looks for an interrupt once a step; past this ComfyUI hangs and is started again
 RELEASE_TIMEOUT_S = 30.0
-DIED = "worker.comfyui_died"
-FINAL_EVENTS = ("execution_success", "execution_error", "execution_interrupted")
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-@dataclass
-class Run:
-    """One prompt in ComfyUI: its id, and what the events have said of it so far."""
-
-    deadline: float
-    """``time.monotonic()`` value."""
-    generation: int
-    """Of the ComfyUI it was submitted to."""
-    progress: JobProgress | None = None
-    prompt_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    begun: bool = False
-    blind: bool = False
-    """The socket was down for a while, so that an event not seen proves nothing."""
-    outputs: dict[str, Any] = field(default_factory=dict)
-    ending: Event | None = None
-    cached: frozenset[str] = frozenset()
-    """Nodes that ComfyUI answered from an earlier prompt."""
-    missing_since: float | None = None
-    unreachable_since: float | None = None
-
-    def note(self, event: Event) -> None:
-        """Take in one event about this prompt."""
-        self.begun = True
-        if self.progress:
-            self.progress.event(event)
-        if event["type"] == "executed" and isinstance(event["data"].get("output"), dict):
-            self.outputs[str(event["data"].get("node"))] = event["data"]["output"]
-        if event["type"] in FINAL_EVENTS:
-            self.ending = event
-
-    def tell(self, phase: str, message: str) -> None:
-        """Begin a phase of the job's progress."""
-        if self.progress:
-            self.progress.phase(phase, message)
-
-    def history_from_events(self) -> dict[str, Any]:
-        """What ``/history`` would say, when it cannot be had any more."""
-        assert self.ending
-        success = self.ending["type"] == "execution_success"
-        messages = [[self.ending["type"], self.ending["data"]]]
-        status = {"status_str": "success" if success else "error", "completed": success, "messages": messages}
-        return {"outputs": self.outputs, "status": status}
 
 
 @dataclass(frozen=True)
@@ -230,7 +184,7 @@ class ComfyRunner:
             # makes them anew. It acts on /free between two prompts, and does not say when it has.
             await self._call(run, self._api.free(unload_models=False))
             await asyncio.sleep(0.2)
-            run.prompt_id, run.ending = str(uuid.uuid4()), None
+            run.begin_anew()
             chosen, warnings = await self._execute(run, job, prompt)
             found = await self._read(chosen)
         warnings += [
@@ -249,10 +203,10 @@ class ComfyRunner:
         """Submit and follow; whatever ends this early leaves nothing of the prompt in ComfyUI."""
         run.tell("queued", "Handed to ComfyUI")
         run.blind = not await self._api.connected(SILENCE_S)
-        with self._heard() as events:
+        with self._heard_by(run):
             try:
                 await self._submit(run, job, prompt)
-                history = await self._follow(run, events)
+                history = await self._follow(run)
             except (asyncio.CancelledError, WorkerError) as error:
                 if isinstance(error, asyncio.CancelledError) or error.code is Code.TIMEOUT:
                     await asyncio.shield(self._abandon(run))
@@ -266,19 +220,18 @@ class ComfyRunner:
         return choose(outputs_of(history))
 
     @contextlib.contextmanager
-    def _heard(self) -> Iterator[asyncio.Queue[Event]]:
-        """The events of ComfyUI, its death among them, as a queue for the length of a block."""
+    def _heard_by(self, run: Run) -> Iterator[None]:
+        """Tell the run what ComfyUI sends, and its death, for the length of a block."""
         loop = asyncio.get_running_loop()
-        queue: asyncio.Queue[Event] = asyncio.Queue()
 
         def tell_death() -> None:  # from the thread that watches the process
             with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
-                loop.call_soon_threadsafe(queue.put_nowait, {"type": DIED, "data": {}})
+                loop.call_soon_threadsafe(run.hear_death)
 
         self._tell_death = tell_death
         try:
-            with self._api.heard_by(queue.put_nowait):
-                yield queue
+            with self._api.heard_by(run.hear):
+                yield
         finally:
             self._tell_death = None
 
@@ -348,10 +301,10 @@ class ComfyRunner:
 
     # ------------------------------------------------------------------ follow
 
-    async def _follow(self, run: Run, events: asyncio.Queue[Event]) -> dict[str, Any]:
+    async def _follow(self, run: Run) -> dict[str, Any]:
         """Wait for the prompt's end; its ``/history`` entry."""
         while True:
-            await self._listen(run, events)
+            await self._listen(run)
             if run.ending:
                 return await self._last_word(run)
             if time.monotonic() >= run.deadline:
@@ -359,24 +312,18 @@ class ComfyRunner:
             if history := await self._ask(run):
                 return history
 
-    async def _listen(self, run: Run, events: asyncio.Queue[Event]) -> None:
-        """Take events in until history may know more: the final one, a reconnect, or a second without a word."""
-        quiet_until = time.monotonic() + SILENCE_S
-        while (left := min(quiet_until, run.deadline) - time.monotonic()) > 0:
-            try:
-                event = await asyncio.wait_for(events.get(), left)
-            except asyncio.TimeoutError:
+    async def _listen(self, run: Run) -> None:
+        """Wait until history may know more: the final event, a reconnect, or a second without a word."""
+        while not run.news.is_set():
+            left = min(run.heard_at + SILENCE_S, run.deadline) - time.monotonic()
+            if left <= 0:
+                run.heard_at = time.monotonic()
                 return
-            if event["type"] == DIED:
-                raise _Died
-            if event["type"] == SOCKET_OPEN:
-                run.blind = True
-                return
-            if event["data"].get("prompt_id") == run.prompt_id:  # others' events do not prove that ours goes on
-                run.note(event)
-                if run.ending:
-                    return
-                quiet_until = time.monotonic() + SILENCE_S
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(run.news.wait(), left)
+        run.news.clear()
+        if run.died and not run.ending:
+            raise _Died
 
     async def _last_word(self, run: Run) -> dict[str, Any]:
         """The history of a prompt whose final event came: it may lag a moment, or never come any more."""
