@@ -83,7 +83,7 @@ def test_stop_ends_the_whole_group_even_a_stubborn_one(stubborn, monkeypatch):
     assert process.stop()
     assert not process.alive
     assert process.stop()  # twice is fine
-    assert not runs(grandchild)
+    wait_until(lambda: not runs(grandchild))  # killed by then, but the kernel may still be taking it apart
 
 
 def test_a_worker_killed_with_9_takes_its_comfyui_along():
