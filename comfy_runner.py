@@ -29,6 +29,7 @@ from worker.refusals import listed, lists_left_out, refusal
 from worker.settings import Settings
 
 SILENCE_S = 1.0  # half of the 2 s that a lost event may cost
+SETTLE_S = 0.05  # between the final event and the word that history is written, which may get lost as well
 LATE_HISTORY_S = 5.0  # history follows an error within milliseconds; after this long the events themselves are believed
 UNREACHABLE_S = 15.0  # how long a ComfyUI that is not ours may refuse connections before it counts as dead
 UNCACHED_TRIES = 2
@@ -195,7 +196,7 @@ class ComfyRunner:
         files = [file for file in found if file is not None]
         if not files:
             raise WorkerError(Code.NO_OUTPUT, "the files that the prompt names cannot be read", warnings[-1])
-        if self.server.folder:
+        if self.server.folder and self.server.folder.is_sweep_due:
             await asyncio.to_thread(self.server.folder.sweep, {file.path for file in files if file.path})
         return Result(run.prompt_id, prompt, files, run.cached, warnings, ended - started, time.monotonic() - ended)
 
@@ -313,17 +314,20 @@ class ComfyRunner:
                 return history
 
     async def _listen(self, run: Run) -> None:
-        """Wait until history may know more: the final event, a reconnect, or a second without a word."""
-        while not run.news.is_set():
-            left = min(run.heard_at + SILENCE_S, run.deadline) - time.monotonic()
-            if left <= 0:
+        """Wait until history may know more: the prompt's end, a reconnect, or a second without a word."""
+        while True:
+            patience_s = SETTLE_S if run.ending else SILENCE_S
+            left = min(run.heard_at + patience_s, run.deadline) - time.monotonic()
+            try:
+                await asyncio.wait_for(run.news.wait(), max(0.0, left))
+            except asyncio.TimeoutError:
                 run.heard_at = time.monotonic()
                 return
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(run.news.wait(), left)
-        run.news.clear()
-        if run.died and not run.ending:
-            raise _Died
+            run.news.clear()
+            if run.died and not run.ending:
+                raise _Died
+            if run.settled or run.died or not run.ending:
+                return
 
     async def _last_word(self, run: Run) -> dict[str, Any]:
         """The history of a prompt whose final event came: it may lag a moment, or never come any more."""
@@ -381,7 +385,7 @@ class ComfyRunner:
         folder = self.server.folder
         found: list[OutputFile | None] = [None] * len(outputs)
         if folder:
-            paths = await asyncio.to_thread(lambda: [folder.find(output) for output in outputs])
+            paths = [folder.find(output) for output in outputs]  # some stats on a local disk: less than a thread costs
             found = [OutputFile(output, path) if path else None for output, path in zip(outputs, paths, strict=True)]
         return [file or await self._fetch(output) for output, file in zip(outputs, found, strict=True)]
 

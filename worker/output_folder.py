@@ -52,10 +52,15 @@ class OutputFolder:
         self._returned_since_sweep += info.st_size
         return path
 
+    @property
+    def is_sweep_due(self) -> bool:
+        """Whether enough was returned since the last look for the folder to be full now."""
+        return self._returned_since_sweep >= self._budget * (1 - KEPT_SHARE)
+
     def sweep(self, spare: Collection[Path] = ()) -> None:
         """Delete the least recently returned files when the folder has passed its budget, but none of ``spare``."""
-        if self._returned_since_sweep < self._budget * (1 - KEPT_SHARE):
-            return  # less than this cannot have filled it since the last look
+        if not self.is_sweep_due:
+            return
         self._returned_since_sweep = 0
         files = sorted(_files(self.root), key=lambda found: found[1].st_mtime)
         total = sum(info.st_size for _, info in files)

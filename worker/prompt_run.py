@@ -32,6 +32,8 @@ class Run:
     blind: bool = False
     """The socket was down for a while, so that an event not seen proves nothing."""
     died: bool = False
+    settled: bool = False
+    """ComfyUI has let go of the prompt; by then, unlike at the final event, its history is written."""
     outputs: dict[str, Any] = field(default_factory=dict)
     ending: Event | None = None
     cached: frozenset[str] = frozenset()
@@ -56,7 +58,7 @@ class Run:
     def begin_anew(self) -> None:
         """Another submission of the same prompt, under an id of its own."""
         self.prompt_id, self.heard_at = str(uuid.uuid4()), time.monotonic()
-        self.ending, self.outputs = None, {}
+        self.ending, self.settled, self.outputs = None, False, {}
 
     def tell(self, phase: str, message: str) -> None:
         """Begin a phase of the job's progress."""
@@ -79,4 +81,7 @@ class Run:
             self.outputs[str(event["data"].get("node"))] = event["data"]["output"]
         if event["type"] in FINAL_EVENTS:
             self.ending = event
+            self.news.set()
+        if event["type"] == "executing" and event["data"].get("node") is None:
+            self.settled = True
             self.news.set()
