@@ -129,6 +129,8 @@ def trouble(error: EndpointError) -> str:
         return "The endpoint refuses the API key now. Enter a valid one in Remote Config; the job goes on meanwhile."
     if error.kind == "disk":
         return f"{error.message} Trying again; make room, or the result expires after 30 minutes."
+    if error.kind == "link":
+        return f"{error.message} Trying again while the link lives."
     if error.kind in ("busy", "server"):
         return f"{error.message} Asking again."
     return f"{error.message} The job goes on there; asking again."

@@ -16,6 +16,7 @@ from .answers import Failure, Report
 from .config import Config
 from .host import Host
 from .jobs import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Job, JobTable
+from .links import LinkTrouble
 from .native_events import Stage
 from .remote_sink import log
 from .results import ResultSaver
@@ -212,6 +213,8 @@ class Follower:
         self._note(job, RUNNING, "saving", "Saving the results", 100)
         try:
             warnings = await asyncio.to_thread(saver.save, job, report.output)
+        except LinkTrouble as trouble:
+            raise EndpointError("link", str(trouble)) from None
         except OSError as error:
             raise EndpointError("disk", f"The results cannot be saved ({error.strerror}).") from None
         if not job.files:

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import tempfile
 import time
 import warnings
@@ -139,12 +140,13 @@ def decode_base64(text: Any, limit: int = MAX_PICTURE_BYTES) -> bytes:
         raise Refused(400, "`b64` is not valid base64.") from None
 
 
-def check_picture(data: bytes) -> tuple[str, int, int]:
+def check_picture(data: bytes | Path) -> tuple[str, int, int]:
     """Extension, width and height, read from the header alone: a bomb is refused before anything is decoded."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(BytesIO(data), formats=tuple(EXTENSIONS)) as picture:
+            source = BytesIO(data) if isinstance(data, bytes) else data
+            with Image.open(source, formats=tuple(EXTENSIONS)) as picture:
                 kind, (width, height) = picture.format or "", picture.size
     except Image.DecompressionBombError:
         raise Refused(413, "A picture has more pixels than can be safe.") from None
@@ -183,10 +185,16 @@ def write_once(path: Path, data: bytes) -> bool:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(part, _MODE)  # noqa: PTH101 - mkstemp makes it private, ComfyUI's own files are not
-        return place_once(Path(part), path)
+        return place_part(Path(part), path)
     finally:
         Path(part).unlink(missing_ok=True)
+
+
+def place_part(part: Path, target: Path) -> bool:
+    """Give a part that is whole its name and the usual rights; False when the name is taken."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part.chmod(_MODE)  # mkstemp makes it private, ComfyUI's own files are not
+    return place_once(part, target)
 
 
 def place_once(source: Path, target: Path) -> bool:
@@ -197,8 +205,8 @@ def place_once(source: Path, target: Path) -> bool:
         return False
     except OSError:
         try:
-            with target.open("xb") as file:
-                file.write(source.read_bytes())
+            with target.open("xb") as file, source.open("rb") as whole:
+                shutil.copyfileobj(whole, file)
         except FileExistsError:
             return False
     return True

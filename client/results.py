@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
+import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .jobs import Job
+from .links import Link, LinkTrouble, fetch
 from .prompt_prep import is_link
-from .remote_sink import Refused, check_picture, decode_base64, free_names, place_once, plain_name, write_once
+from .remote_sink import (
+    Refused,
+    check_picture,
+    decode_base64,
+    free_names,
+    place_once,
+    place_part,
+    plain_name,
+    write_once,
+)
 
 MAX_FILE_BYTES = 192 * 1024 * 1024
 VIDEO, AUDIO = (".mp4", ".webm", ".mkv", ".mov"), (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a")
@@ -26,7 +40,7 @@ class Result:
 
     index: int
     entry: dict[str, Any]
-    data: bytes
+    data: bytes | Path
     digest: str
     extension: str
     width: int
@@ -35,15 +49,27 @@ class Result:
     @classmethod
     def of(cls, index: int, entry: dict[str, Any]) -> Result:
         """Decode and check one entry of the answer."""
-        if "url" in entry and not entry.get("b64"):
-            raise Refused(400, "it lies in the endpoint's own S3 bucket; fetch it from there.")
         data = decode_base64(entry.get("b64") or entry.get("data"), MAX_FILE_BYTES)
         return cls(index, entry, data, hashlib.sha256(data).hexdigest(), *_kind(entry, data))
 
+    @classmethod
+    def fetched(cls, index: int, entry: dict[str, Any], part: Path, digest: str) -> Result:
+        """Check what came by an entry's link."""
+        return cls(index, entry, part, digest, *_kind(entry, part))
+
     @property
     def folder(self) -> str:
-        """Where it belongs: previews are temporary here as there."""
-        return "temp" if self.entry.get("type") == "temp" else "output"
+        """Where it belongs."""
+        return folder_of(self.entry)
+
+    def write(self, path: Path) -> bool:
+        """Whole or not at all; False when the name is taken."""
+        return write_once(path, self.data) if isinstance(self.data, bytes) else place_part(self.data, path)
+
+
+def folder_of(entry: dict[str, Any]) -> str:
+    """Where an entry belongs: previews are temporary here as there."""
+    return "temp" if entry.get("type") == "temp" else "output"
 
 
 class ResultSaver:
@@ -53,33 +79,71 @@ class ResultSaver:
         self._folders, self._save_path, self._copies, self._keep = folders, save_path, copies, keep
 
     def save(self, job: Job, output: dict[str, Any]) -> list[str]:
-        """Save everything that came and note it in ``job.outputs``; what was left out, in words."""
+        """Save everything that came and note it in ``job.outputs``; what was left out, in words.
+
+        Raises:
+            LinkTrouble: a link cannot be read now; everything else is saved, and a later call goes on.
+        """
+        trouble: LinkTrouble | None = None
         warnings = [str(text)[:500] for text in output.get("warnings") or () if isinstance(text, str)]
         for index, entry in enumerate(_entries(output)):
             try:
-                self._save_one(job, Result.of(index, entry))
+                if entry.get("url") and not (entry.get("b64") or entry.get("data")):
+                    self._save_link(job, index, entry)
+                else:
+                    self._save_one(job, Result.of(index, entry))
             except Refused as refused:
                 warnings.append(f"{str(entry.get('filename'))[:100]!r} was not saved: {refused.message}")
+            except LinkTrouble as error:
+                trouble = error
+        if trouble is not None:
+            raise trouble
         job.outputs = outputs_of(job)
         self._keep(job)
         return warnings
+
+    def _save_link(self, job: Job, index: int, entry: dict[str, Any]) -> None:
+        """Fetch it beside where it will lie, unless an earlier try has saved it."""
+        if any(file["index"] == index and file.get("linked") and self._is_there(file) for file in job.files):
+            return
+        link = Link.of(entry, job.endpoint)
+        folder = self._folders[folder_of(entry)]
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".part-", dir=folder)
+        os.close(handle)
+        part = Path(name)
+        try:
+            self._save_one(job, Result.fetched(index, entry, part, fetch(link, part)))
+        finally:
+            part.unlink(missing_ok=True)
 
     def _save_one(self, job: Job, result: Result) -> None:
         same = (file for file in job.files if (file["index"], file["sha256"]) == (result.index, result.digest))
         file = next(same, None)
         if file is None or not self._is_there(file):
             file = self._write(job, result, file)
+        self._write_sidecars(file, result.entry)
         if self._copies is not None and not file.get("copied"):
             self._copy(job, file, self._copies)
+
+    def _write_sidecars(self, file: dict[str, Any], entry: dict[str, Any]) -> None:
+        """What the worker tells of a picture, beside it; a file that is there already is left as it is."""
+        about, text, path = entry.get("metadata"), entry.get("parameters"), self._path(file)
+        if isinstance(about, dict) and about:
+            write_once(path.with_suffix(".json"), json.dumps(about, indent=2, ensure_ascii=False).encode())
+        if isinstance(text, str) and text:
+            write_once(path.with_suffix(".txt"), text.encode("utf-8", "replace"))
 
     def _path(self, file: dict[str, Any]) -> Path:
         return self._folders[file["type"]] / file["subfolder"] / file["filename"]
 
     def _is_there(self, file: dict[str, Any]) -> bool:
-        try:
-            return hashlib.sha256(self._path(file).read_bytes()).hexdigest() == file["sha256"]
-        except OSError:
-            return False
+        digest = hashlib.sha256()
+        with contextlib.suppress(OSError), self._path(file).open("rb") as whole:
+            while chunk := whole.read(2**20):
+                digest.update(chunk)
+            return digest.hexdigest() == str(file["sha256"])
+        return False
 
     def _write(self, job: Job, result: Result, planned: dict[str, Any] | None) -> dict[str, Any]:
         """Plan, note, write; the next name where another file got there first."""
@@ -87,7 +151,7 @@ class ResultSaver:
             file = planned or self._plan(job, result)
             job.files = [*(other for other in job.files if other["index"] != result.index), file]
             self._keep(job)
-            if write_once(self._path(file), result.data):
+            if result.write(self._path(file)):
                 return file
             planned = None
 
@@ -103,6 +167,8 @@ class ResultSaver:
             counter += 1
         filename = f"{name}_{counter:05}_{result.extension}"
         about = {"index": result.index, "sha256": result.digest, "node_id": str(result.entry.get("node_id") or "")}
+        if isinstance(result.data, Path):
+            about["linked"] = True
         return {"type": result.folder, "subfolder": subfolder, "filename": filename, **about}
 
     def _copy(self, job: Job, file: dict[str, Any], folder: Path) -> None:
@@ -127,14 +193,21 @@ def _entries(output: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 yield {**item, "batch": batch}
 
 
-def _kind(entry: dict[str, Any], data: bytes) -> tuple[str, int, int]:
+def _kind(entry: dict[str, Any], data: bytes | Path) -> tuple[str, int, int]:
     """Extension and size: of a picture by its bytes, of anything else by its name, if that is one we know."""
     suffix = Path(str(entry.get("filename") or "")).suffix.lower()
     if suffix not in (*VIDEO, *AUDIO, *OTHER):
         return check_picture(data)
-    if suffix in OTHER and re.match(rb"\s*<(!doctype|html|svg|script|\?xml)", data[:200], re.IGNORECASE):
+    if re.match(rb"\s*<(!doctype|html|svg|script|\?xml)", _head(data), re.IGNORECASE):
         raise Refused(415, "it is a web page.")
     return suffix, 0, 0
+
+
+def _head(data: bytes | Path) -> bytes:
+    if isinstance(data, bytes):
+        return data[:200]
+    with data.open("rb") as file:
+        return file.read(200)
 
 
 def _prefix(job: Job, entry: dict[str, Any]) -> str:

@@ -1,16 +1,24 @@
-"""A browser on a local ComfyUI with the pack, and behind it a loopback RunPod with the real worker."""
+"""A browser on a local ComfyUI with the pack, and behind it a loopback RunPod with the real worker.
+
+``REMOTE_ENDPOINT=own`` puts the repository's own endpoint (``make endpoint``) in the loopback RunPod's place.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
 
 from tests.browser.frontends import VERSIONS, static_folder
-from tests.support.runpod_platform import RunPodPlatform, WorkerProcess
+from tests.endpoint.support import EndpointProcess
+from tests.support.runpod_platform import CLIENT_KEY, RunPodPlatform, WorkerProcess
 from tests.support.simulator_process import SIMULATOR, safetensors
 
 CHECKPOINT = "tiny.safetensors"
@@ -29,6 +37,20 @@ class Platform(RunPodPlatform):
         if request.headers.get("Authorization") != self._auth["Authorization"]:
             return web.Response(status=401)
         return web.json_response({"workers": {"idle": 1, "ready": 1, "running": 0}, "jobs": {"inQueue": 0}})
+
+
+class OwnEndpoint:
+    """The repository's own endpoint in the platform's place; what it keeps on disk is read for ``jobs``."""
+
+    def __init__(self, process: EndpointProcess) -> None:
+        self.base, self._store = process.ready().url, process.data_dir / "jobs.sqlite3"
+
+    @property
+    def jobs(self) -> dict[str, dict[str, Any]]:
+        """Every job by its id, oldest first."""
+        with contextlib.closing(sqlite3.connect(f"file:{self._store}?mode=ro", uri=True)) as database:
+            rows = database.execute("SELECT id, facts, request FROM jobs ORDER BY rowid").fetchall()
+        return {name: {**json.loads(request), "status": json.loads(facts)["state"]} for name, facts, request in rows}
 
 
 @pytest.fixture(scope="package")
@@ -50,9 +72,14 @@ def _problem() -> str:
 
 
 @pytest.fixture(scope="package")
-def platform(browser_or_skip, tmp_path_factory) -> Iterator[Platform]:
-    """The endpoint, with one worker behind it."""
+def platform(browser_or_skip, tmp_path_factory) -> Iterator[Platform | OwnEndpoint]:
+    """An endpoint with one worker behind it: RunPod's likeness, or with ``REMOTE_ENDPOINT=own`` this repository's."""
     base = tmp_path_factory.mktemp("worker")
+    if os.environ.get("REMOTE_ENDPOINT") == "own":
+        with EndpointProcess(base, key=CLIENT_KEY, SIMULATOR_STEP_MS="100") as process:
+            yield OwnEndpoint(process)
+            process.terminate()
+        return
     checkpoints = base / "models" / "checkpoints"
     checkpoints.mkdir(parents=True)
     (checkpoints / CHECKPOINT).write_bytes(safetensors())
