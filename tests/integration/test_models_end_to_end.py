@@ -142,8 +142,8 @@ def test_ensure_brings_models_without_waiting_for_comfyui_and_inspect_lists_them
 
 def test_models_and_comfyuis_start_overlap_in_a_cold_job(tmp_path, civitai, monkeypatch):
     monkeypatch.setenv("SIMULATOR_MISBEHAVE", '{"start_delay_s": 1.5}')
-    version = civitai.add_model("slow_v1.safetensors", safetensors_bytes(20_000))
-    civitai.file(version).bytes_per_s = 10_000
+    version = civitai.add_model("slow_v1.safetensors", safetensors_bytes(200_000))
+    civitai.file(version).bytes_per_s = 100_000  # sent in pieces of 64 KiB, so that it takes two seconds
 
     async def scenario(bench):
         timings = (await bench.run(prompt=image_prompt(), repo_list=link(version)))["timings"]
