@@ -9,28 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.model_bench import HOUR_NS, put
 from worker import inventory as module
 from worker.inventory import ModelFolders
 from worker.manifest import ABANDONED_S, MANIFEST_PATH, Entry
 from worker.places import Place
 from worker.prune import Outcome, delete
 
-HOUR_AGO_NS = 3600 * 10**9
-
-
-def put(root, name, data=b"model", age_ns=HOUR_AGO_NS):
-    path = root / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    then = path.stat().st_mtime_ns - age_ns
-    os.utime(path, ns=(then, then))
-    return path
-
 
 def settle(root):
     """Let the folders look as if nothing changed lately."""
     for folder, _, _ in os.walk(root):
-        then = Path(folder).stat().st_mtime_ns - HOUR_AGO_NS
+        then = Path(folder).stat().st_mtime_ns - HOUR_NS
         os.utime(folder, ns=(then, then))
 
 
