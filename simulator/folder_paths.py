@@ -87,18 +87,6 @@ def get_user_directory() -> str:
     return _directories["user"]
 
 
-def set_output_directory(output_dir: str) -> None:
-    _directories["output"] = output_dir
-
-
-def set_temp_directory(temp_dir: str) -> None:
-    _directories["temp"] = temp_dir
-
-
-def set_input_directory(input_dir: str) -> None:
-    _directories["input"] = input_dir
-
-
 def get_directory_by_type(type_name: str) -> str | None:
     return _directories[type_name] if type_name in {"output", "temp", "input"} else None
 

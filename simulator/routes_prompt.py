@@ -63,7 +63,7 @@ class _Room:
 
     async def post_prompt(self, request: web.Request) -> web.StreamResponse:
         logging.info("got prompt")
-        data = self.server.trigger_on_prompt(await request.json())
+        data = await request.json()
         if "prompt" not in data:
             self.server.number += 1
             return web.json_response({"error": _NO_PROMPT, "node_errors": {}}, status=400)

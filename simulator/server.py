@@ -44,7 +44,6 @@ class PromptServer:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         PromptServer.instance = self
         self.loop = loop
-        self.supports = ["custom_nodes_from_web"]
         self.prompt_queue = PromptQueue(self.queue_updated)
         self.messages: asyncio.Queue[tuple[Any, Any, str | None]] = asyncio.Queue()
         self.sockets: dict[str, web.WebSocketResponse] = {}
@@ -52,8 +51,6 @@ class PromptServer:
         self.number = 0
         self.client_id: str | None = None
         self.last_node_id: str | None = None
-        self.last_prompt_id: str | None = None
-        self.on_prompt_handlers: list[Callable[[dict[str, Any]], dict[str, Any]]] = []
         self.counters = routes_simulator.Counters()
         self.app = web.Application(
             client_max_size=round(args.max_upload_size * 1024 * 1024),
@@ -171,7 +168,6 @@ class PromptServer:
     # -- faults -----------------------------------------------------------------------------------------------------
 
     def begin_prompt(self, prompt_id: str) -> None:
-        self.last_prompt_id = prompt_id
         self.counters.prompts_executed += 1
         setting = faults.take("lose_events")
         self._lost = setting["types"] if setting else None
@@ -210,17 +206,6 @@ class PromptServer:
         return task
 
     # -- life -------------------------------------------------------------------------------------------------------
-
-    def add_on_prompt_handler(self, handler: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-        self.on_prompt_handlers.append(handler)
-
-    def trigger_on_prompt(self, json_data: dict[str, Any]) -> dict[str, Any]:
-        for handler in self.on_prompt_handlers:
-            try:
-                json_data = handler(json_data)
-            except Exception:
-                logging.warning("[ERROR] An error occurred during the on_prompt_handler processing", exc_info=True)
-        return json_data
 
     def add_routes(self) -> None:
         """Open every route, once under its own name and once under /api, then the packs' files and the frontend."""

@@ -51,11 +51,6 @@ class ComfyProcess:
         return self._child.pid if self._child else None
 
     @property
-    def alive(self) -> bool:
-        """Whether it runs (its end is noticed within milliseconds)."""
-        return not self._ended.is_set()
-
-    @property
     def exit_code(self) -> int | None:
         """Exit status, negative for the signal that killed it; None while it runs or when it never started."""
         return self._child.poll() if self._child else None

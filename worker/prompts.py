@@ -94,12 +94,6 @@ class Mentions:
         return any(f"embedding:{stem}" in text for stem in stems for text in self.texts)
 
 
-def used_classes(prompt: Prompt) -> list[str]:
-    """The node classes of a prompt, each once, sorted."""
-    classes = (node.get("class_type") for node in prompt.values() if isinstance(node, Mapping))
-    return sorted({each for each in classes if isinstance(each, str)})
-
-
 def loader_classes(prompt: Prompt) -> list[str]:
     """The classes of the nodes that name a model file, each once, sorted: the only ones whose lists must be known."""
     classes = set()

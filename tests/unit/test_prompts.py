@@ -6,7 +6,7 @@ import random
 import pytest
 
 from worker.errors import Code, WorkerError
-from worker.prompts import Mentions, Names, loose, match_models, model_names, nearest, used_classes
+from worker.prompts import Mentions, Names, loose, match_models, model_names, nearest
 
 
 def node(class_type, **inputs):
@@ -176,11 +176,6 @@ def test_a_long_list_of_missing_models_stays_readable():
     assert len(caught.value.details["missing"]) == 40
     assert len(str(caught.value)) < 1200
     assert "and 35 more" in str(caught.value)
-
-
-def test_used_classes_are_sorted_and_unique():
-    prompt = {"1": node("B"), "2": node("A"), "3": node("B"), "4": "no node", "5": {"inputs": {}}}
-    assert used_classes(prompt) == ["A", "B"]
 
 
 def test_broken_prompts_do_not_break_the_matching():
