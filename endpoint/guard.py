@@ -44,9 +44,14 @@ def adopt_orphans() -> None:
 
 
 def tied_to_this_process(argv: list[str]) -> list[str]:
-    """The command under ``setpriv --pdeathsig`` (util-linux), so that a guard killed with -9 takes its worker along."""
+    """The command under ``setpriv --pdeathsig`` (util-linux), so that a guard killed with -9 takes its worker along.
+
+    The shell looks whether the guard lived until the tie was made, and becomes the command only then.
+    """
     setpriv = shutil.which("setpriv")
-    return [setpriv, "--pdeathsig", "KILL", "--", *argv] if setpriv else argv
+    if not setpriv:
+        return argv
+    return [setpriv, "--pdeathsig", "KILL", "--", "sh", "-c", 'test $PPID = $0 && exec "$@"', str(os.getpid()), *argv]
 
 
 def kill_when_endpoint_ends(child: subprocess.Popen[bytes]) -> None:

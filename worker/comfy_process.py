@@ -130,6 +130,11 @@ class ComfyProcess:
 
 
 def _tied_to_this_process(argv: Sequence[str]) -> list[str]:
-    """The command line under ``setpriv --pdeathsig`` (util-linux): a worker killed with -9 takes its ComfyUI along."""
+    """The command line under ``setpriv --pdeathsig`` (util-linux): a worker killed with -9 takes its ComfyUI along.
+
+    The shell looks whether the worker lived until the tie was made, and becomes the command only then.
+    """
     setpriv = shutil.which("setpriv")
-    return [setpriv, "--pdeathsig", "KILL", "--", *argv] if setpriv else list(argv)
+    if not setpriv:
+        return list(argv)
+    return [setpriv, "--pdeathsig", "KILL", "--", "sh", "-c", 'test $PPID = $0 && exec "$@"', str(os.getpid()), *argv]

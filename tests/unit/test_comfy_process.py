@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,17 +86,40 @@ def test_stop_ends_the_whole_group_even_a_stubborn_one(stubborn, monkeypatch):
     wait_until(lambda: not runs(grandchild))  # killed by then, but the kernel may still be taking it apart
 
 
-def test_a_worker_killed_with_9_takes_its_comfyui_along():
-    parent_code = (
-        "import sys, time; from pathlib import Path; from worker.comfy_process import ComfyProcess;"
-        "p = ComfyProcess([sys.executable, '-c', 'import time; time.sleep(60)'], Path('.'), lambda _: None);"
-        "print(p.pid, flush=True); time.sleep(60)"
+PARENT = """
+import sys, time
+from pathlib import Path
+from worker.comfy_process import ComfyProcess
+process = ComfyProcess([sys.executable, "-c", "import time; time.sleep(60)"], Path("."), lambda _: None)
+print(process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def kill_a_worker(**environ: str) -> int:
+    """Start a worker with a ComfyUI and kill it with -9; the ComfyUI's process id."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, cwd=HERE.parents[1], env={**os.environ, **environ}
     )
-    parent = subprocess.Popen([sys.executable, "-c", parent_code], stdout=subprocess.PIPE, cwd=HERE.parents[1])
     assert parent.stdout
     with parent.stdout as pipe:
         child = int(pipe.readline())
     assert runs(child)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
+    return child
+
+
+def test_a_worker_killed_with_9_takes_its_comfyui_along():
+    child = kill_a_worker()
+    wait_until(lambda: not runs(child))
+
+
+def test_a_comfyui_whose_worker_is_killed_before_the_two_are_tied_does_not_start(tmp_path):
+    setpriv = shutil.which("setpriv")
+    assert setpriv, "it comes with util-linux"
+    slow = tmp_path / "setpriv"
+    slow.write_text(f'#!/bin/sh\nwhile kill -0 $PPID 2>/dev/null; do sleep 0.01; done\nexec {setpriv} "$@"\n')
+    slow.chmod(0o755)
+    child = kill_a_worker(PATH=f"{tmp_path}:{os.environ['PATH']}")
     wait_until(lambda: not runs(child))
