@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import requests
 from requests.structures import CaseInsensitiveDict
 
 from worker.answers import Refused
 from worker.cancel import Stop
 from worker.errors import Code
-from worker.fetching import NETWORK_ERRORS, Client, Reached, network_refusal
+from worker.fetching import Client, Reached, persistently
 from worker.model_types import ModelFile, RepoLine
 from worker.names import clean_name, extension_problem, name_of_disposition
 from worker.repo_list import key_url, line_error
@@ -62,20 +64,18 @@ def look(url: str, line: RepoLine, client: Client, stop: Stop) -> Found:
         return Found(name, size_of(response.status_code, response.headers))
 
 
-def ask(url: str, line: RepoLine, client: Client, stop: Stop, **how: object) -> Reached:
-    """``client.follow`` for one byte, tried again as the policy allows; raises WorkerError that quotes the line."""
-    budget = Budget(client.retry)
-    while True:
-        try:
-            return client.follow(url, line, (0, 0), **how)  # type: ignore[arg-type]
-        except NETWORK_ERRORS as error:
-            refused = network_refusal(error)
-        except Refused as error:
-            refused = error
-        delay = budget.delay_s(refused.again, refused.retry_after_s)
-        if delay is None:
-            raise line_error(line, refused.code, refused.what, refused.hint, {"status": refused.status})
-        stop.sleep(delay)
+def ask(
+    url: str,
+    line: RepoLine,
+    client: Client,
+    stop: Stop,
+    enough: Callable[[requests.Response], bool] = lambda response: False,
+) -> Reached:
+    """:meth:`Client.follow` for one byte, tried again as the policy allows; raises WorkerError that quotes the line."""
+    try:
+        return persistently(lambda: client.follow(url, line, (0, 0), enough), Budget(client.retry), stop)
+    except Refused as refused:
+        raise line_error(line, refused.code, refused.what, refused.hint, {"status": refused.status}) from None
 
 
 def size_of(status: int, headers: CaseInsensitiveDict[str]) -> int | None:

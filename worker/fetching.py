@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -27,6 +27,8 @@ from worker.redact import redact_url
 from worker.retry import Again, Budget, Retry
 from worker.settings import Settings
 from worker.wire import BlockedAddress, Peers, Sockets, allows, new_session
+
+T = TypeVar("T")
 
 MAX_HOPS = 5
 MAX_JSON_BYTES = 8 << 20
@@ -128,6 +130,25 @@ def network_refusal(error: BaseException) -> Refused:
     return Refused(Code.DOWNLOAD_FAILED, f"the connection failed ({type(error).__name__})", Again.SERVER)
 
 
+def persistently(attempt: Callable[[], T], budget: Budget, stop: Stop) -> T:
+    """What ``attempt`` brings, tried again as ``budget`` allows.
+
+    Raises:
+        Refused: the last attempt's, a failure of the network included.
+    """
+    while True:
+        try:
+            return attempt()
+        except NETWORK_ERRORS as error:
+            refused = network_refusal(error)
+        except Refused as error:
+            refused = error
+        delay = budget.delay_s(refused.again, refused.retry_after_s)
+        if delay is None:
+            raise refused
+        stop.sleep(delay)
+
+
 @dataclass
 class Reached:
     """The answer at the end of a chain of redirects: a file's bytes to come, or the site's metadata headers."""
@@ -225,17 +246,7 @@ class Client:
         Raises:
             Refused: no such metadata, or none to be had now.
         """
-        while True:
-            try:
-                return self._json_once(url, line)
-            except NETWORK_ERRORS as error:
-                refused = network_refusal(error)
-            except Refused as error:
-                refused = error
-            delay = budget.delay_s(refused.again, refused.retry_after_s)
-            if delay is None:
-                raise refused
-            stop.sleep(delay)
+        return persistently(lambda: self._json_once(url, line), budget, stop)
 
     def _json_once(self, url: str, line: RepoLine) -> dict[str, Any]:
         base = url

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from worker.hosts import DEFAULT_CIVITAI, DEFAULT_HF
 from worker.s3_address import LONGEST_LINK_S, BucketAddress, Keys, bucket_address
 
 REPO_ROOT = Path(__file__).resolve().parent.parent
@@ -121,8 +122,8 @@ SETTINGS = (
     Setting("ALLOW_PICKLE", _flag, False, "accept .ckpt, .pt and .bin, which can run code when loaded"),
     Setting("CIVITAI_TOKEN", _text, None, "sent only to Civitai's own hosts, as a header"),
     Setting("HF_TOKEN", _text, None, "sent only to Hugging Face's own hosts, as a header"),
-    Setting("CIVITAI_URL", _url, "https://civitai.com", "a mirror, or a test's loopback server"),
-    Setting("HF_URL", _url, "https://huggingface.co", "a mirror, or a test's loopback server"),
+    Setting("CIVITAI_URL", _url, DEFAULT_CIVITAI, "a mirror, or a test's loopback server"),
+    Setting("HF_URL", _url, DEFAULT_HF, "a mirror, or a test's loopback server"),
     Setting("MODEL_HOSTS", _words, (), "further hosts allowed in links"),
     Setting("DOWNLOAD_CONNECTIONS", _integer(1, 64), 16, "connections over all files together"),
     Setting("RESULT_LIMIT_MB", _number(0.001, 1000), 9.5, "largest answer, encoded; RunPod's /run takes 10 MB"),
