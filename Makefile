@@ -34,13 +34,14 @@ test: $(VENV)/.test-stamp ## lint, then every test
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/.test-stamp ## ruff, mypy, shellcheck, hadolint
+lint: $(VENV)/.test-stamp ## ruff, mypy, shellcheck, hadolint, oxlint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	cd simulator && ../$(BIN)/mypy .
 	$(BIN)/shellcheck start.sh .ci/run scripts/*.sh docker/*.sh
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/oxlint client/web
 
 format: $(VENV)/.test-stamp ## let ruff rewrite the code
 	$(BIN)/ruff check --fix .
