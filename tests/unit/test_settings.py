@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -11,6 +12,13 @@ import pytest
 from worker.settings import REPO_ROOT, SETTINGS, SIMULATOR_PATH, Settings, SettingsError
 
 SECRET = "tok-1234567890"
+NOT_OURS = {  # read by start.sh, and by RunPod's SDK
+    "COMFYUI_API_NODES",
+    "GPU_CHECK_TIMEOUT_S",
+    "RUNPOD_MIN_DISK_PERCENT",
+    "RUNPOD_MIN_MEMORY_GB",
+    "RUNPOD_SKIP_GPU_CHECK",
+}
 
 
 def test_every_setting_is_a_field_and_every_field_a_setting():
@@ -21,6 +29,22 @@ def test_every_setting_is_a_field_and_every_field_a_setting():
 def test_every_setting_stands_in_its_page():
     named = set(re.findall(r"`([A-Z][A-Z_]+)`", (REPO_ROOT / "docs" / "settings.md").read_text()))
     assert {setting.name for setting in SETTINGS} <= named
+
+
+def test_the_example_environment_has_every_setting_that_an_image_leaves_open_with_its_default():
+    decided_by_the_image = {"COMFYUI_PATH", "COMFYUI_PYTHON", "COMFYUI_URL"}
+    text = (REPO_ROOT / ".env.example").read_text()
+    shown = dict(re.findall(r"^#([A-Z][A-Z_]+)=(.*)$", text, re.MULTILINE))
+    assert {setting.name for setting in SETTINGS} - decided_by_the_image == shown.keys() - NOT_OURS
+    fixed = {s.name: s for s in SETTINGS if s.default not in (None, (), "") and s.name in shown}
+    assert {name: fixed[name].parse(shown[name]) for name in fixed} == {name: s.default for name, s in fixed.items()}
+
+
+def test_the_hub_offers_only_settings_there_are():
+    config = json.loads((REPO_ROOT / ".runpod" / "hub.json").read_text())["config"]
+    offered = {field["key"] for field in config["env"]}
+    assert offered <= {setting.name for setting in SETTINGS}
+    assert all(preset["defaults"].keys() <= offered for preset in config["presets"])
 
 
 def test_the_defaults_of_the_contract(monkeypatch):
