@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
-from worker import civitai, direct, hub
+from worker import civitai, direct, hugging_face
 from worker.answers import Refused
 from worker.cancel import Stop, Stopped
 from worker.crew import Crew
@@ -20,7 +20,7 @@ from worker.settings import NETWORK_VOLUME, Settings
 from worker.wire import Ended, Sockets
 
 LOOKUPS_AT_ONCE = 8
-RESOLVERS = {"civitai": civitai.resolve, "hf": hub.resolve, "http": direct.resolve}
+RESOLVERS = {"civitai": civitai.resolve, "hf": hugging_face.resolve, "http": direct.resolve}
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from PIL import Image
 from tests.support.civitai_server import CivitaiServer
 from tests.support.safetensors_files import safetensors_bytes
 from tests.support.worker_bench import WorkerBench, on_worker
-from worker import hub
+from worker import hugging_face
 from worker.prompts import loader_classes
 from worker.repo_list import parse_repo_list
 from worker.settings import REPO_ROOT
@@ -23,7 +23,7 @@ def publish(server: CivitaiServer, repo_list: object) -> int:
     lines = parse_repo_list(repo_list)
     for line in lines:
         if line.site == "hf":
-            repo, _, path = hub.split(line.url)
+            repo, _, path = hugging_face.split(line.url)
             server.add_hub_file(repo, path, safetensors_bytes(seed=path))
         else:
             version = server.add_version([server.new_file("published.safetensors", safetensors_bytes())])
