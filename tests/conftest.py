@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.safetensors_files import safetensors_bytes
+
 if TYPE_CHECKING:
     from tests.support.s3_server import S3Server
 
@@ -40,8 +42,7 @@ def safetensors_checkpoint(tmp_path) -> str:
     """The name of a tiny, valid checkpoint under ``tmp_path/models``, as the simulator's loaders accept it."""
     folder = tmp_path / "models" / "checkpoints"
     folder.mkdir(parents=True)
-    header = b'{"x":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}'
-    (folder / "tiny.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"abcd")
+    (folder / "tiny.safetensors").write_bytes(safetensors_bytes())
     return "tiny.safetensors"
 
 

@@ -11,6 +11,7 @@ import requests
 from tests.browser.conftest import LOCAL_ONLY
 from tests.browser.workflows import LIST, LOADER, PREVIEW, SAMPLER, SAVE
 from tests.support.runpod_platform import CLIENT_KEY
+from tests.support.waiting import wait_until
 
 GREEN = "#0f0"
 
@@ -203,10 +204,3 @@ def test_off_runs_on_this_machine(at_desk):
     history = requests.get(at_desk.local.url + "/history", timeout=10).json()
     assert json.dumps(history).count("execution_success") >= 1
     assert len(at_desk.jobs()) == before
-
-
-def wait_until(happened, timeout=20):
-    deadline = time.monotonic() + timeout
-    while not happened():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.1)

@@ -21,19 +21,13 @@ import requests
 from endpoint.app import Endpoint, running
 from endpoint.crew import Member
 from endpoint.options import Options
-from tests.support.runpod_platform import REPO_ROOT, is_running
+from tests.support.prompts import image_prompt, node, sampler_prompt
+from tests.support.runpod_platform import REPO_ROOT, descendants, is_running
+from tests.support.safetensors_files import safetensors_bytes
+from tests.support.waiting import wait_until
 
 KEY = "test-client-key"
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"}
-
-
-def wait_until(happened: Callable[[], Any], timeout_s: float = 30) -> Any:
-    """Look until there is something to see; that."""
-    deadline = time.monotonic() + timeout_s
-    while not (found := happened()):
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.02)
-    return found
 
 
 class Client:
@@ -171,8 +165,7 @@ def simulator_env(base: Path, **env: str) -> dict[str, str]:
     """The environment of a worker on the simulator, all of whose files lie in ``base``; it has one tiny checkpoint."""
     folder = base / "models" / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
-    header = b'{"x":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}'
-    (folder / "tiny.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"abcd")
+    (folder / "tiny.safetensors").write_bytes(safetensors_bytes())
     return {
         "COMFYUI_PATH": str(REPO_ROOT / "simulator"),
         "COMFYUI_ARGS": f"--base-directory '{base}'",
@@ -181,32 +174,9 @@ def simulator_env(base: Path, **env: str) -> dict[str, str]:
     }
 
 
-def node(class_type: str, **inputs: Any) -> dict[str, Any]:
-    """One node of an API prompt."""
-    return {"class_type": class_type, "inputs": inputs}
-
-
-def image_prompt(color: int = 255) -> dict[str, Any]:
-    """A prompt that every ComfyUI runs in no time; another ``color`` is another prompt to its cache."""
-    return {
-        "1": node("EmptyImage", width=64, height=64, batch_size=1, color=color),
-        "2": node("SaveImage", images=["1", 0], filename_prefix="test"),
-    }
-
-
-def long_prompt(steps: int = 5000) -> dict[str, Any]:
+def long_prompt() -> dict[str, Any]:
     """A sampler that goes on for minutes, and can be interrupted at every step."""
-    return {
-        "3": node(
-            "KSampler", seed=1, steps=steps, cfg=1.0, sampler_name="euler", scheduler="normal", denoise=1.0,
-            model=["4", 0], positive=["6", 0], negative=["6", 0], latent_image=["5", 0],
-        ),
-        "4": node("CheckpointLoaderSimple", ckpt_name="tiny.safetensors"),
-        "5": node("EmptyLatentImage", width=64, height=64, batch_size=1),
-        "6": node("CLIPTextEncode", text="a cat", clip=["4", 1]),
-        "8": node("VAEDecode", samples=["3", 0], vae=["4", 2]),
-        "9": node("SaveImage", images=["8", 0], filename_prefix="sampler"),
-    }  # fmt: skip
+    return sampler_prompt("tiny.safetensors", steps=5000)
 
 
 def stalling_prompt(color: int = 9) -> dict[str, Any]:
@@ -270,20 +240,11 @@ class EndpointProcess:
 
     def family(self) -> dict[int, str]:
         """Everything it started, by process id: the guard, the worker, the SDK's ping process, ComfyUI."""
-        return {pid: _command(pid) for pid in _descendants(self.process.pid)}
+        return {pid: _command(pid) for pid in descendants(self.process.pid)}
 
     def pid_of(self, part: str) -> int:
         """The first process whose command line has this in it, parents before children."""
         return next(pid for pid, command in self.family().items() if part in command)
-
-
-def _descendants(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*"):
-        with contextlib.suppress(OSError):
-            for child in map(int, (task / "children").read_text().split()):
-                found += [child, *_descendants(child)]
-    return found
 
 
 def _command(pid: int) -> str:

@@ -9,7 +9,8 @@ import pytest
 import requests
 
 from endpoint import worker_api
-from tests.endpoint.support import KEY, EndpointThread, wait_until
+from tests.endpoint.support import KEY, EndpointThread
+from tests.support.waiting import wait_until
 
 
 def test_the_life_of_a_job(client, worker, clock):

@@ -21,12 +21,12 @@ from tests.endpoint.support import (
     Client,
     EndpointProcess,
     all_gone,
-    image_prompt,
     long_prompt,
     stalling_prompt,
-    wait_until,
 )
+from tests.support.prompts import image_prompt
 from tests.support.runpod_platform import REPO_ROOT, is_running
+from tests.support.waiting import wait_until
 
 STALL_1S = json.dumps({"stall": {"s": 1, "class": "ImageInvert"}})
 

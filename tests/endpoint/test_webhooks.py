@@ -9,7 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from endpoint import webhooks
-from tests.endpoint.support import EndpointThread, wait_until
+from tests.endpoint.support import EndpointThread
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,8 @@ import requests
 
 from tests.image.building import commit_all
 from tests.image.conftest import WANTED
-from tests.support.runner_bench import image_prompt, node
+from tests.support.prompts import image_prompt, node
+from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.skipif(not WANTED, reason="`make test-image` runs these (root, some minutes)"),
@@ -30,13 +30,6 @@ log = logging.getLogger(__name__)
 
 CODE_LAYERS_LIMIT = 5 * 2**20
 STALL = {"SIMULATOR_MISBEHAVE": json.dumps({"stall": {"s": 2, "class": "ImageInvert", "count": 1}})}
-
-
-def wait_until(happened, timeout_s=30):
-    deadline = time.monotonic() + timeout_s
-    while not happened():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.05)
 
 
 def slow_prompt(color: int = 7) -> dict:

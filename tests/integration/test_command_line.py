@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.runner_bench import image_prompt
+from tests.support.prompts import image_prompt
 from tests.support.runpod_platform import REPO_ROOT
 
 

@@ -11,7 +11,7 @@ import pytest
 import requests
 from PIL import Image
 
-from tests.support.runner_bench import image_prompt, node, sampler_prompt
+from tests.support.prompts import image_prompt, node, sampler_prompt
 from tests.support.worker_bench import on_worker
 from worker.png_text import read_texts
 

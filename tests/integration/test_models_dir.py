@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.support.civitai_server import CivitaiServer
-from tests.support.runner_bench import sampler_prompt
+from tests.support.prompts import sampler_prompt
 from tests.support.safetensors_files import safetensors_bytes
 from tests.support.worker_bench import on_worker
 

@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from tests.support.civitai_server import CivitaiServer
-from tests.support.runner_bench import image_prompt, node, sampler_prompt
+from tests.support.prompts import image_prompt, node, sampler_prompt
 from tests.support.safetensors_files import safetensors_bytes
 from tests.support.worker_bench import on_worker
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.support.runner_bench import image_prompt, sampler_prompt
+from tests.support.prompts import image_prompt, sampler_prompt
 from tests.support.runpod_platform import REPO_ROOT, RunPodPlatform, WorkerProcess
 
 JOBS = int(os.environ.get("PROGRESS_JOBS", "6"))

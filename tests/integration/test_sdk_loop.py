@@ -6,12 +6,12 @@ import base64
 import json
 import os
 import signal
-import time
 
 import pytest
 
-from tests.support.runner_bench import image_prompt, node
+from tests.support.prompts import image_prompt, node
 from tests.support.runpod_platform import REPO_ROOT, RunPodPlatform, WorkerProcess, is_running
+from tests.support.waiting import wait_until
 
 SIMULATOR = {"COMFYUI_PATH": str(REPO_ROOT / "simulator")}
 
@@ -36,13 +36,6 @@ def start(platform, tmp_path):
     yield start_worker
     for worker in started:
         worker.__exit__()
-
-
-def wait_until(happened, timeout_s=20):
-    deadline = time.monotonic() + timeout_s
-    while not happened():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.02)
 
 
 def slow_prompt(seconds_free: int = 0) -> dict:

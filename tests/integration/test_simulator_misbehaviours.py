@@ -12,7 +12,8 @@ import pytest
 import requests
 import websocket
 
-from tests.support.simulator_process import CHECKPOINT, Client, Engine, is_end, node, wait_for
+from tests.support.prompts import node
+from tests.support.simulator_process import CHECKPOINT, Client, Engine, is_end, wait_for
 
 
 @pytest.fixture(scope="module")

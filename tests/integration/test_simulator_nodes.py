@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.support.simulator_process import CHECKPOINT, Engine, Run, node
+from tests.support.prompts import node
+from tests.support.simulator_process import CHECKPOINT, Engine, Run
 
 PACK = """
 from aiohttp import web

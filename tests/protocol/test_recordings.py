@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.protocol.normalised import normalised, received_frame, recorded_frame, steps_folded
-from tests.support.simulator_process import Client, Engine, is_end, node
+from tests.support.prompts import node
+from tests.support.simulator_process import Client, Engine, is_end
 
 RECORDINGS = Path(__file__).parent / "recordings"
 BROKEN_PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.simulator_process import Engine, Run, node
+from tests.support.prompts import node
+from tests.support.simulator_process import Engine, Run
 
 EMPTY = node("EmptyImage", width=64, height=64, batch_size=1, color=0)
 

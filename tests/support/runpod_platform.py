@@ -255,7 +255,7 @@ class WorkerProcess:
 
     def descendants(self) -> list[int]:
         """The process ids of everything it started, ComfyUI among them."""
-        return list(_descendants(self.process.pid))
+        return list(descendants(self.process.pid))
 
     def comfyui_pid(self) -> int:
         """The ComfyUI of this worker."""
@@ -266,12 +266,13 @@ class WorkerProcess:
         raise AssertionError("the worker has no ComfyUI")
 
 
-def _descendants(pid: int) -> Iterator[int]:
+def descendants(pid: int) -> Iterator[int]:
+    """Everything below a process, parents before children."""
     for task in Path(f"/proc/{pid}/task").glob("*"):
         with contextlib.suppress(OSError):
             for child in (task / "children").read_text().split():
                 yield int(child)
-                yield from _descendants(int(child))
+                yield from descendants(int(child))
 
 
 def is_running(pid: int) -> bool:

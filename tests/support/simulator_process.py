@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,8 @@ from typing import Any
 import requests
 import websocket
 
+from tests.support.safetensors_files import header_only
+
 SIMULATOR = Path(__file__).resolve().parents[2] / "simulator"
 CHECKPOINT = "tiny_random_sd15.safetensors"
 
@@ -30,17 +31,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def node(class_type: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": class_type, "inputs": inputs}
-
-
 def safetensors(**metadata: str) -> bytes:
     """A sound file with one small tensor."""
     header: dict[str, Any] = {"weight": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
-    if metadata:
-        header["__metadata__"] = metadata
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + bytes(8)
+    return header_only({**header, "__metadata__": metadata} if metadata else header, bytes(8))
 
 
 class Engine:

@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.support.runpod_platform import is_running
+from tests.support.waiting import wait_until
 from worker.comfy_process import ComfyProcess
 
 HERE = Path(__file__).parent
@@ -27,21 +28,6 @@ def ended(code: str) -> ComfyProcess:
     process = start(code, lambda _: done.set())
     assert done.wait(10)
     return process
-
-
-def runs(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
-
-
-def wait_until(happened, timeout_s=10) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not happened():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.01)
 
 
 def test_the_last_lines_are_kept_and_the_progress_bar_is_not():
@@ -83,7 +69,7 @@ def test_stop_ends_the_whole_group_even_a_stubborn_one(stubborn, monkeypatch):
     assert process.stop()
     assert process.exit_code is not None
     assert process.stop()  # twice is fine
-    wait_until(lambda: not runs(grandchild))  # killed by then, but the kernel may still be taking it apart
+    wait_until(lambda: not is_running(grandchild))  # killed by then, but the kernel may still be taking it apart
 
 
 PARENT = """
@@ -104,7 +90,7 @@ def kill_a_worker(**environ: str) -> int:
     assert parent.stdout
     with parent.stdout as pipe:
         child = int(pipe.readline())
-    assert runs(child)
+    assert is_running(child)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     return child
@@ -112,14 +98,15 @@ def kill_a_worker(**environ: str) -> int:
 
 def test_a_worker_killed_with_9_takes_its_comfyui_along():
     child = kill_a_worker()
-    wait_until(lambda: not runs(child))
+    wait_until(lambda: not is_running(child))
 
 
 def test_a_comfyui_whose_worker_is_killed_before_the_two_are_tied_does_not_start(tmp_path):
-    setpriv = shutil.which("setpriv")
+    setpriv, gate = shutil.which("setpriv"), tmp_path / "gate"
     assert setpriv, "it comes with util-linux"
-    slow = tmp_path / "setpriv"
-    slow.write_text(f'#!/bin/sh\nwhile kill -0 $PPID 2>/dev/null; do sleep 0.01; done\nexec {setpriv} "$@"\n')
-    slow.chmod(0o755)
+    late = tmp_path / "setpriv"
+    late.write_text(f'#!/bin/sh\nwhile ! [ -e {gate} ]; do sleep 0.01; done\nexec {setpriv} "$@"\n')
+    late.chmod(0o755)
     child = kill_a_worker(PATH=f"{tmp_path}:{os.environ['PATH']}")
-    wait_until(lambda: not runs(child))
+    gate.touch()
+    wait_until(lambda: not is_running(child))

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.support.runner_bench import node, sampler_prompt
+from tests.support.prompts import node, sampler_prompt
 from worker.sidecar import Origin, metadata, parameters, png_size, recipe
 
 SHA = "ab" * 32

@@ -21,14 +21,18 @@ def root(tmp_path):
 
 @pytest.fixture
 def manager(root, source):
-    """Makes managers of one models folder, as workers that start one after another would be."""
+    """Makes managers of one models folder, each ending the one before, as workers that start one after another do."""
+    earlier = []
 
     def make(environ=None, **more):
+        while earlier:
+            earlier.pop().close()
         settings = Settings.from_environ(
             {"COMFYUI_URL": "http://127.0.0.1:1", "MODELS_DIR": str(root), "CIVITAI_TOKEN": TOKEN, **(environ or {})}
         )
         more.setdefault("volume", Path("/no/such/volume"))
-        return ModelManager(settings, source, **more)
+        earlier.append(ModelManager(settings, source, **more))
+        return earlier[-1]
 
     return make
 
