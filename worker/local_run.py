@@ -14,21 +14,20 @@ RESULTS = Path("results")
 Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
-def is_local(argv: list[str] | None = None) -> bool:
+def is_local() -> bool:
     """Whether the SDK will run one job here and end, as its own rule has it (1.12: ``worker._is_local``)."""
-    argv = sys.argv if argv is None else argv
-    if any(arg.startswith("--rp_serve_api") for arg in argv):
+    if any(arg.startswith("--rp_serve_api") for arg in sys.argv):
         return False  # the SDK then answers over HTTP: the caller wants the pictures
-    return any(arg.startswith("--test_input") for arg in argv) or "RUNPOD_WEBHOOK_GET_JOB" not in os.environ
+    return any(arg.startswith("--test_input") for arg in sys.argv) or "RUNPOD_WEBHOOK_GET_JOB" not in os.environ
 
 
-def saving_results(handler: Handler, folder: Path = RESULTS) -> Handler:
-    """The handler, writing what it returns into ``folder`` and leaving the base64 out of what the SDK then prints."""
+def saving_results(handler: Handler) -> Handler:
+    """The handler, writing what it returns into :data:`RESULTS`, its base64 left out of what the SDK then prints."""
 
     async def handle(event: dict[str, Any]) -> dict[str, Any]:
         answer = await handler(event)
         for entry in [*(answer.get("images") or ()), *(answer.get("files") or ())]:
-            _save(entry, folder)
+            _save(entry, RESULTS)
         return answer
 
     return handle
