@@ -36,6 +36,13 @@ def test_every_make_command_of_a_page_exists(page):
     assert named <= TARGETS
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO_ROOT)))
+def test_every_file_that_a_page_names_is_there(page):
+    rooms = "worker|endpoint|client|simulator|tests|benchmarks|docker|scripts|examples|docs"
+    named = re.findall(rf"`((?:{rooms})/[\w./-]+)`", page.read_text())
+    assert [name for name in named if not (REPO_ROOT / name).exists()] == []
+
+
 def test_every_page_of_the_docs_is_in_their_index():
     index = (REPO_ROOT / "docs" / "README.md").read_text()
     pages = {path.name for path in (REPO_ROOT / "docs").glob("*.md")} - {"README.md"}
