@@ -71,5 +71,5 @@ bench: $(VENV)/.test-stamp ## the benchmarks, each beside a peer's way in the sa
 	$(BIN)/python benchmarks/downloads.py
 	$(BIN)/python benchmarks/pollers.py
 
-clean: ## remove the environments and what runs left behind
-	rm -rf $(VENV) results .simulator .pytest_cache .mypy_cache .ruff_cache
+clean: ## remove the environment, results and caches; ./ComfyUI, and the endpoint's jobs in .endpoint/, stay
+	rm -rf $(VENV) results .simulator *.egg-info .pytest_cache .mypy_cache simulator/.mypy_cache .ruff_cache .hypothesis
