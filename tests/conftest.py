@@ -29,6 +29,15 @@ PREFIXES = (
 KEPT = ("COMFYUI_PATH", "COMFYUI_PYTHON")  # they say which engine the protocol and integration suites run against
 
 
+@pytest.fixture(scope="session", autouse=True)
+def temporary_folder(tmp_path_factory):
+    """What killed workers cannot remove any more lies in pytest's own folder, not all over ``/tmp``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))
+        patch.setattr("tempfile.tempdir", None)  # the answer that Python remembers
+        yield
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch):
     """Drop what a developer may have set for runs by hand."""
