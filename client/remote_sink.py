@@ -93,7 +93,7 @@ def _is_own_host(host: str, request: web.Request) -> bool:
         return True
     address = _address(name)
     own = request.transport.get_extra_info("sockname") if request.transport else None
-    return address is not None and (address.is_loopback or (bool(own) and address == _address(str(own[0]))))
+    return address is not None and (address.is_loopback or bool(own and address == _address(str(own[0]))))
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
