@@ -27,6 +27,7 @@ from worker.outputs import Output, OutputFile, cached_nodes, choose, outputs_of
 from worker.prompt_run import Run
 from worker.refusals import listed, lists_left_out, refusal
 from worker.settings import Settings
+from worker.thumbnails import Thumbnails
 
 SILENCE_S = 1.0  # half of the 2 s that a lost event may cost
 SETTLE_S = 0.05  # between the final event and the word that history is written, which may get lost as well
@@ -206,8 +207,9 @@ class ComfyRunner:
         run.blind = not await self._api.connected(SILENCE_S)
         with self._heard_by(run):
             try:
-                await self._submit(run, job, prompt)
-                history = await self._follow(run)
+                async with Thumbnails(run.progress, self._read) as run.thumbnails:
+                    await self._submit(run, job, prompt)
+                    history = await self._follow(run)
             except (asyncio.CancelledError, WorkerError) as error:
                 if isinstance(error, asyncio.CancelledError) or error.code is Code.TIMEOUT:
                     await asyncio.shield(self._abandon(run))

@@ -80,7 +80,7 @@ def _encode(image: Image.Image, data: bytes, to: str, quality: int, parameters: 
     texts = carried_texts(image, data)
     exif, lost = _exif(texts, parameters, MAX_JPEG_EXIF_BYTES if to == "jpeg" else None)
     profile = image.info.get("icc_profile")
-    pixels = _opaque(image) if to == "jpeg" else _for_webp(image)
+    pixels = opaque(image) if to == "jpeg" else _for_webp(image)
     out = io.BytesIO()
     if to == "jpeg":
         pixels.save(out, "JPEG", quality=quality, exif=exif, icc_profile=profile)
@@ -130,7 +130,7 @@ def _exif_bytes(texts: Mapping[str, str], parameters: str | None) -> bytes:
     return tags.tobytes() if texts or parameters else b""
 
 
-def _opaque(image: Image.Image) -> Image.Image:
+def opaque(image: Image.Image) -> Image.Image:
     """Without transparency, which JPEG does not have: over white, as a browser shows it."""
     from PIL import Image  # noqa: PLC0415
 

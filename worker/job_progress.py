@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from worker.comfy_api import PREVIEW, Event
@@ -16,8 +17,18 @@ from worker.model_types import FileProgress
 PREVIEW_LIMIT_BYTES = (
     64 * 1024
 )  # a latent preview of 256 pixels has about 10 KB; a larger one would cost more than it shows
+THUMBNAILS_LIMIT_CHARS = 4 * PREVIEW_LIMIT_BYTES  # of one update, in base64
+THUMBNAIL_TAKES = 2  # a platform shows only the newest update: one who polls might miss what is in just one of them
 
 Update = dict[str, Any]
+
+
+@dataclass
+class _Thumbnail:
+    """A picture that waits to be given, and how often it still is."""
+
+    entry: Update
+    takes: int = THUMBNAIL_TAKES
 
 
 class JobProgress:
@@ -25,29 +36,46 @@ class JobProgress:
 
     Args:
         prompt: of the job; a sampler's steps weigh in the percentage, other nodes count as one step.
-        with_previews: whether the caller asked for latent previews.
+        with_previews: whether the caller asked for pictures in the progress: latent previews, and small ones of images.
         changed: called whenever there is something new to take.
     """
 
     def __init__(self, prompt: Mapping[str, Any], *, with_previews: bool, changed: Callable[[], None]) -> None:
         self._weights = {str(node_id): _steps_of(node) for node_id, node in prompt.items()}
         self._classes = {str(node_id): str(node.get("class_type")) for node_id, node in prompt.items()}
-        self._with_previews = with_previews
+        self.with_previews = with_previews
         self._changed = changed
         self._now: Update = {}
         self._nodes: dict[str, Any] = {}
         self._new_nodes: dict[str, Any] = {}
         self._executed: dict[str, Any] = {}
+        self._thumbnails: list[_Thumbnail] = []
         self._done: set[str] = set()
 
     def take(self) -> Update:
-        """The progress now; ``nodes`` holds only those that changed since the last call, a preview is given once."""
+        """The progress now: of ``nodes`` those that changed since the last call, a preview once, a thumbnail twice."""
         update = {**self._now, "nodes": self._new_nodes} if self._new_nodes else dict(self._now)
         if self._executed:
             update["executed"] = [{"node": node, "output": output} for node, output in self._executed.items()]
+        if thumbnails := self._next_thumbnails():
+            update["thumbnails"] = thumbnails
         self._new_nodes = {}
         self._now.pop("preview", None)
         return update
+
+    def _next_thumbnails(self) -> list[Update]:
+        """As many as one update carries; where more are left, or these once more, there is something new to take."""
+        chars, given = 0, list[Update]()
+        for waiting in self._thumbnails:
+            chars += len(waiting.entry["jpeg_b64"])
+            if given and chars > THUMBNAILS_LIMIT_CHARS:
+                break
+            given.append(waiting.entry)
+            waiting.takes -= 1
+        self._thumbnails = [waiting for waiting in self._thumbnails if waiting.takes]
+        if self._thumbnails:
+            self._changed()
+        return given
 
     def phase(self, phase: str, message: str) -> None:
         """A new phase: starting, models, queued, running or collecting."""
@@ -75,6 +103,13 @@ class JobProgress:
         if take:
             take(self, event["data"])
             self._changed()
+
+    def thumbnail(self, node_id: str, index: int, jpeg: bytes) -> None:
+        """A small picture of the ``index``-th image that a node has saved."""
+        self._thumbnails.append(
+            _Thumbnail({"node": node_id, "index": index, "jpeg_b64": base64.b64encode(jpeg).decode()})
+        )
+        self._changed()
 
     def _kept(self) -> Update:
         return {key: self._now[key] for key in ("prompt_id",) if key in self._now}
@@ -112,7 +147,7 @@ class JobProgress:
             self._executed[str(data.get("node"))] = data["output"]
 
     def _previewed(self, data: Update) -> None:
-        if self._with_previews and len(data["image"]) <= PREVIEW_LIMIT_BYTES:
+        if self.with_previews and len(data["image"]) <= PREVIEW_LIMIT_BYTES:
             node = data.get("node") or self._now.get("node")
             self._now["preview"] = {"node": node, "jpeg_b64": base64.b64encode(data["image"]).decode()}
 

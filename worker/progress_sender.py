@@ -80,14 +80,15 @@ class ProgressSender:
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def _send_news(self) -> None:
-        failures = 0
+        failures, clock = 0, asyncio.get_running_loop().time
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=POST_TIMEOUT_S)) as session:
             while failures < FAILURES_ALLOWED:
                 await self._news.wait()
                 self._news.clear()
+                began = clock()
                 self._post = asyncio.create_task(self._send(session))
                 failures = 0 if await asyncio.shield(self._post) else failures + 1
-                await asyncio.sleep(EVERY_S)
+                await asyncio.sleep(began + EVERY_S - clock())
         log.warning("RunPod does not take progress; the job goes on without it")
 
     async def _draw_news(self) -> None:

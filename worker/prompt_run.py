@@ -10,6 +10,7 @@ from typing import Any
 
 from worker.comfy_api import SOCKET_OPEN, Event
 from worker.job_progress import JobProgress
+from worker.thumbnails import Thumbnails
 
 FINAL_EVENTS = ("execution_success", "execution_error", "execution_interrupted")
 
@@ -23,6 +24,7 @@ class Run:
     generation: int
     """Of the ComfyUI it was submitted to."""
     progress: JobProgress | None = None
+    thumbnails: Thumbnails | None = None
     prompt_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     news: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when ``/history`` may know more than before."""
@@ -79,6 +81,8 @@ class Run:
             self.progress.event(event)
         if event["type"] == "executed" and isinstance(event["data"].get("output"), dict):
             self.outputs[str(event["data"].get("node"))] = event["data"]["output"]
+            if self.thumbnails:
+                self.thumbnails.executed(event["data"])
         if event["type"] in FINAL_EVENTS:
             self.ending = event
             self.news.set()

@@ -70,6 +70,26 @@ def test_previews_come_when_asked_for(platform, worker):
     assert all(preview["node"] == "3" and preview["jpeg_b64"].startswith("/9j/") for preview in previews)
 
 
+def test_the_first_saved_picture_is_seen_small_while_the_second_sampler_runs(platform, worker):
+    first, second = sampler_prompt("tiny.safetensors", 5), sampler_prompt("tiny.safetensors", 40)["3"]
+    second["inputs"] |= {"latent_image": ["3", 0], "seed": 2}
+    more = {
+        "13": second,
+        "18": {"class_type": "VAEDecode", "inputs": {"samples": ["13", 0], "vae": ["4", 2]}},
+        "19": {"class_type": "SaveImage", "inputs": {"images": ["18", 0], "filename_prefix": "second"}},
+    }
+    job = platform.submit({"prompt": {**first, **more}, "preview": True})
+    assert platform.wait(job)["status"] == "COMPLETED"
+    updates = [post["output"] for post in posts_of(platform, job)[:-1]]
+    seen = [update for update in updates if "thumbnails" in update]
+    assert len(seen) == 2
+    for update in seen:
+        (thumbnail,) = update["thumbnails"]
+        assert (thumbnail["node"], thumbnail["index"]) == ("9", 0)
+        assert thumbnail["jpeg_b64"].startswith("/9j/")
+        assert update["node"] == "13" and update["percent"] < 100
+
+
 def test_jobs_cancelled_at_random_moments_leave_the_next_one_right(platform, worker):
     dice = random.Random(7)
     platform.run({"prompt": image_prompt()})

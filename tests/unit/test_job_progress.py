@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from worker.job_progress import PREVIEW_LIMIT_BYTES, JobProgress
+from worker.job_progress import PREVIEW_LIMIT_BYTES, THUMBNAILS_LIMIT_CHARS, JobProgress
 from worker.model_types import FileProgress
 
 RECORDING = Path(__file__).parents[1] / "protocol" / "recordings" / "sampler_with_previews.json"
@@ -100,3 +100,27 @@ def test_cached_nodes_count_as_done():
     job.event({"type": "execution_start", "data": {"prompt_id": "p"}})
     job.event({"type": "execution_cached", "data": {"nodes": list(prompt)}})
     assert job.take()["percent"] == 100.0
+
+
+def test_a_thumbnail_is_given_in_two_updates_and_no_more():
+    news: list[bool] = []
+    job = JobProgress({}, with_previews=True, changed=lambda: news.append(True))
+    job.thumbnail("9", 0, b"\xff\xd8jpeg")
+    wanted = [{"node": "9", "index": 0, "jpeg_b64": "/9hqcGVn"}]
+    assert job.take()["thumbnails"] == wanted
+    assert len(news) == 2, "the second update goes out although nothing else has changed"
+    assert job.take()["thumbnails"] == wanted
+    assert "thumbnails" not in job.take()
+    assert len(news) == 2
+
+
+def test_a_batch_of_thumbnails_is_spread_over_updates_in_order():
+    job = progress({}, with_previews=True)
+    for index in range(11):
+        job.thumbnail("9", index, bytes(PREVIEW_LIMIT_BYTES))
+    given: list[int] = []
+    while thumbnails := job.take().get("thumbnails"):
+        assert sum(len(thumbnail["jpeg_b64"]) for thumbnail in thumbnails) <= THUMBNAILS_LIMIT_CHARS
+        given += [thumbnail["index"] for thumbnail in thumbnails]
+    assert list(dict.fromkeys(given)) == list(range(11))
+    assert all(given.count(index) == 2 for index in range(11))
