@@ -65,7 +65,7 @@ class Host:
             return
         names = dict.fromkeys(("node_id", "display_node_id", "real_node_id"), node_id)
         about = {**names, "parent_node_id": None, "prompt_id": prompt_id}
-        picture = _small_jpeg(jpeg)
+        picture = small_jpeg(jpeg)
         if picture is not None:
             self.server.send_sync(_PREVIEW_WITH_METADATA, (("JPEG", picture, None), about), client_id)
 
@@ -132,7 +132,8 @@ def history_entry(job: Job) -> dict[str, Any]:
     }
 
 
-def _small_jpeg(jpeg: bytes) -> Any:
+def small_jpeg(jpeg: bytes) -> Any:
+    """A picture of a progress update, decoded whole; None when it is no JPEG or too large to be one."""
     from io import BytesIO  # noqa: PLC0415 - previews are rare: nothing of this is needed to start
 
     from PIL import Image  # noqa: PLC0415

@@ -26,6 +26,8 @@ class View:
 
     job: Job
     nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    early: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Per node, small pictures of what it has saved."""
     current: str = ""
 
     def set(self, node_id: str, value: float, maximum: float, state: str) -> None:
@@ -69,6 +71,14 @@ class Stage:
                 current = str(node_id) if told["state"] == "running" else current
         self._show(view, current)
 
+    def early(self, job: Job, node_id: str, output: dict[str, Any]) -> None:
+        """A node has saved pictures, and these stand for them until the job's end."""
+        view = self._views[job.prompt_id]
+        view.early[node_id] = output
+        if not self.settle(job.client_id) and self._front.get(job.client_id) == job.prompt_id:
+            self._executed(job, node_id, output)
+            self._progress(view, False)  # the frontend paints no picture before something else moves
+
     def _show(self, view: View, current: str) -> None:
         sid = view.job.client_id
         changed = current != view.current
@@ -104,6 +114,8 @@ class Stage:
         about = {"prompt_id": view.job.prompt_id, "timestamp": int(time.time() * 1000)}
         self._say(view, "execution_start", about)
         self._say(view, "execution_cached", {**about, "nodes": []})
+        for node_id, output in view.early.items():
+            self._executed(view.job, node_id, output)
         if view.nodes:
             self._progress(view, True)
 
@@ -132,8 +144,11 @@ class Stage:
     def executed(self, job: Job) -> None:
         """The pictures of each node."""
         for node_id, output in job.outputs.items():
-            about = {"node": node_id, "display_node": node_id, "prompt_id": job.prompt_id}
-            self._say(View(job), "executed", {**about, "output": output})
+            self._executed(job, node_id, output)
+
+    def _executed(self, job: Job, node_id: str, output: dict[str, Any]) -> None:
+        about = {"node": node_id, "display_node": node_id, "prompt_id": job.prompt_id}
+        self._say(View(job), "executed", {**about, "output": output})
 
     def fail(self, job: Job, failure: Failure) -> None:
         """The node to blame turns red in ComfyUI's own way; its panel shows the message."""

@@ -1,19 +1,17 @@
-"""Follows one job at its endpoint until it is over: asks, backs off, understands, and never gives up by itself."""
+"""Follows one job at its endpoint until it is over: hears, backs off, understands, and never gives up by itself."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from . import answers, estimate
 from .answers import Failure, Report
 from .config import Config
+from .event_socket import Doors, Ear
 from .host import Host
 from .jobs import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Job, JobTable
 from .links import LinkTrouble
@@ -21,20 +19,32 @@ from .native_events import Stage
 from .remote_sink import log
 from .results import ResultSaver
 from .runpod_client import EndpointError, RunPodClient, Target
-
-MAX_PREVIEW_CHARS = 400_000
+from .teller import Teller
 
 
 @dataclass(frozen=True)
 class Pace:
     """Seconds between two looks."""
 
-    running: float = 0.6
+    running: float = 0.25
+    """A worker speaks every 0.5 s at most: with the way there and back a step is seen within a second of happening.
+    RunPod takes 200 looks a second at an endpoint."""
+    told: float = 0.6
+    """While news comes by itself: for the bar of a worker that tells nothing."""
     queued: float = 1.0
     queued_long: float = 3.0
     trouble: float = 1.0
     trouble_most: float = 30.0
     missing_grace: float = 15.0
+
+
+@dataclass
+class _Watch:
+    """What one followed job needs beside what is kept of it."""
+
+    wake: asyncio.Event
+    ear: Ear
+    report: Report | None = None
 
 
 class Follower:
@@ -52,56 +62,70 @@ class Follower:
     ) -> None:
         self._host, self._config, self._table, self._client, self._stage = host, config, table, client, stage
         self._changed = changed
-        self._wake: dict[str, asyncio.Event] = {}
+        self._teller = Teller(host=host, config=config, table=table, stage=stage, changed=changed)
+        self._doors = Doors()
+        self._watches: dict[str, _Watch] = {}
         self.pace = Pace()
 
     async def follow(self, job: Job) -> None:
         """Stay with a job until it is over."""
-        self._wake[job.prompt_id] = asyncio.Event()
+        wake = asyncio.Event()
+        self._watches[job.prompt_id] = watch = _Watch(wake, Ear(self._client, self._doors, job.runpod_id, wake.set))
         self._stage.enter(job)
         failures = 0
         try:
             while not job.is_over:
                 try:
-                    wait = await self._look(job)
+                    wait = await self._look(job, watch)
                     failures = 0
                 except EndpointError as error:
                     failures += 1
+                    watch.report = None  # told again when it is heard again, over the line about the trouble
                     wait = self._on_trouble(job, error, failures)
                 except Exception:
                     log.exception("Remote job %s: looking again in %g s", job.prompt_id, self.pace.trouble_most)
                     wait = self.pace.trouble_most
-                await self._sleep(job, wait)
+                await self._sleep(job, wake, wait)
         finally:
-            self._wake.pop(job.prompt_id, None)
+            self._watches.pop(job.prompt_id, None)
+            await watch.ear.close()
 
     def poke(self, job: Job) -> None:
         """Look now rather than after the pause."""
-        if event := self._wake.get(job.prompt_id):
-            event.set()
+        if watch := self._watches.get(job.prompt_id):
+            watch.wake.set()
 
-    async def _sleep(self, job: Job, seconds: float) -> None:
-        event = self._wake[job.prompt_id]
+    async def _sleep(self, job: Job, wake: asyncio.Event, seconds: float) -> None:
         if not job.is_over:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(event.wait(), seconds)
-        event.clear()
+                await asyncio.wait_for(wake.wait(), seconds)
+        wake.clear()
 
-    async def _look(self, job: Job) -> float:
+    async def _look(self, job: Job, watch: _Watch) -> float:
         key = self._config.key_for(job.endpoint)
         if key is None:
+            await watch.ear.close()
             raise EndpointError("key", "There is no API key for this endpoint any more.")
         target = Target(job.endpoint, key)
         if job.cancel_wanted and job.phase != "cancelling":
             await self._cancel(target, job)
-        report = answers.read_status(await self._client.status(target, job.runpod_id))
-        before, job.last_seen = job.last_seen, time.time()
-        if job.last_seen - before > 5 or int(job.last_seen) // 60 != int(before) // 60:
-            self._table.save(job)  # after a restart, a lost job is told from an expired one by this
-        await self._act(job, report)
+        reports = [answers.read_status(body) for body in await watch.ear.hear(target)]
+        if reports:
+            self._seen(job)
+        for report in reports or [watch.report]:
+            if report and not (report == watch.report and report.progress.get("phase")):
+                watch.report = report
+                await self._act(job, report)
+        if watch.ear.is_told:
+            return self.pace.told
         if job.state == RUNNING:
             return self.pace.running
         return self.pace.queued if time.time() - job.created < 20 else self.pace.queued_long
+
+    def _seen(self, job: Job) -> None:
+        before, job.last_seen = job.last_seen, time.time()
+        if job.last_seen - before > 5 or int(job.last_seen) // 60 != int(before) // 60:
+            self._table.save(job)  # after a restart, a lost job is told from an expired one by this
 
     async def _cancel(self, target: Target, job: Job) -> None:
         """Tell the endpoint; where it refuses, since the job has just ended, its status says how."""
@@ -122,72 +146,9 @@ class Follower:
         elif report.state == "cancelled":
             self.cancelled(job)
         elif report.state == "queued":
-            self._note(job, QUEUED, "queued", "Waiting for a worker")
+            self._teller.note(job, QUEUED, "queued", "Waiting for a worker")
         else:
-            self._running(job, report.progress)
-
-    # -- while it runs --
-
-    def _running(self, job: Job, progress: dict[str, Any]) -> None:
-        phase = str(progress.get("phase") or "")
-        if phase and phase != "running":
-            self._note(job, RUNNING, phase, answers.phase_message(progress), _percent(progress.get("percent")))
-            return
-        if not job.started:
-            job.started = time.time()
-        if phase:
-            self._note(job, RUNNING, phase, answers.phase_message(progress), _percent(progress.get("percent")))
-            self._real(job, progress)
-        else:
-            self._estimated(job)
-
-    def _real(self, job: Job, progress: dict[str, Any]) -> None:
-        node, step, steps = progress.get("node"), progress.get("step"), progress.get("steps")
-        if isinstance(progress.get("nodes"), dict) and progress["nodes"]:
-            self._stage.nodes(job, progress["nodes"])
-        elif node is not None and isinstance(step, (int, float)) and isinstance(steps, (int, float)):
-            self._stage.running(job, str(node), step, steps)
-        elif node is not None:
-            self._stage.running(job, str(node), 0, 1)
-        preview = progress.get("preview")
-        if isinstance(preview, dict):
-            self._preview(job, preview)
-
-    def _preview(self, job: Job, preview: dict[str, Any]) -> None:
-        text = preview.get("jpeg_b64")
-        if not isinstance(text, str) or len(text) > MAX_PREVIEW_CHARS:
-            return
-        try:
-            jpeg = base64.b64decode(text, validate=True)
-        except (binascii.Error, ValueError):
-            return
-        self._host.send_preview(jpeg, str(preview.get("node") or ""), job.prompt_id, job.client_id)
-
-    def _estimated(self, job: Job) -> None:
-        """This worker tells nothing: the sampler's steps, by the clock."""
-        plan = estimate.samplers(job.request.prompt, job.request.targets)
-        elapsed_ms = (time.time() - job.started) * 1000
-        at = estimate.position(plan, elapsed_ms, self._config.ms_per_step)
-        if at is None:
-            self._note(job, RUNNING, "estimated", "Running")
-            return
-        total = sum(sampler.steps for sampler in plan)
-        percent = min(99.0, elapsed_ms / self._config.ms_per_step / total * 100)
-        name = job.request.prompt[at.node_id]["class_type"]
-        self._note(job, RUNNING, "estimated", f"{name}, about step {at.step} of {at.steps}", round(percent))
-        self._stage.running(job, at.node_id, at.step, at.steps, at.done)
-
-    def _note(self, job: Job, state: str, phase: str, message: str, percent: float | None = None) -> None:
-        if job.cancel_wanted:
-            phase, message = job.phase, "Cancelling"
-        moved = (job.state, job.phase) != (state, phase)
-        changed = moved or (job.message, job.percent) != (message, percent)
-        job.state, job.phase, job.message, job.percent = state, phase, message, percent
-        if moved:
-            self._table.save(job)
-            self._stage.settle(job.client_id)
-        if changed:
-            self._changed()
+            await self._teller.running(job, report.progress)
 
     def _on_trouble(self, job: Job, error: EndpointError, failures: int) -> float:
         """The endpoint cannot be asked: the job goes on there, so it is asked again, ever more slowly."""
@@ -197,7 +158,7 @@ class Follower:
         if job.is_over:
             return 0
         if error.kind != "missing":
-            self._note(job, job.state, job.phase, answers.trouble(error), job.percent)
+            self._teller.note(job, job.state, job.phase, answers.trouble(error), job.percent)
             return max(wait, error.retry_after or 0)
         if job.cancel_wanted:
             self.cancelled(job)
@@ -210,7 +171,7 @@ class Follower:
     async def _finish(self, job: Job, report: Report) -> None:
         copies = self._host.results if self._config.settings.keep_copy else None
         saver = ResultSaver(self._host.folders, self._host.save_path, copies, self._table.save)
-        self._note(job, RUNNING, "saving", "Saving the results", 100)
+        self._teller.note(job, RUNNING, "saving", "Saving the results", 100)
         try:
             warnings = await asyncio.to_thread(saver.save, job, report.output)
         except LinkTrouble as trouble:
@@ -254,10 +215,7 @@ class Follower:
         self._table.save(job)
 
     def _after(self, job: Job) -> None:
+        self._teller.pictures.over(job)
         self._host.remember(job)
         self._host.queue_changed()
         self._changed()
-
-
-def _percent(value: Any) -> float | None:
-    return max(0.0, min(100.0, float(value))) if isinstance(value, (int, float)) else None

@@ -1,4 +1,7 @@
-"""RunPod's HTTP as the pack uses it: run, status, cancel, health. Every refusal is a sentence for people."""
+"""RunPod's HTTP as the pack uses it: run, status, cancel, health; and the events of an endpoint of one's own.
+
+Every refusal is a sentence for people.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ import aiohttp
 
 RUN_LIMIT_BYTES = 10 * 1000 * 1000  # RunPod refuses a larger /run
 ANSWER_LIMIT_BYTES = 256 * 1024 * 1024
-_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=15, sock_read=60)
+_CONNECT_S = 15
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=60)
+_HEARTBEAT_S = 10  # a socket whose other end has gone without a word is noticed within one and a half of these
 _SLOW_DOWN_TRIES = 4
 
 
@@ -68,18 +73,44 @@ class RunPodClient:
         """Workers and jobs of the endpoint."""
         return await self._call(target, "GET", "/health")
 
+    async def events(self, target: Target, job_id: str) -> aiohttp.ClientWebSocketResponse:
+        """Open a job's websocket, whose every text frame is what :meth:`status` answers."""
+        opening = self._opened().ws_connect(
+            f"{target.base}/events/{quote(job_id, safe='')}",
+            headers={"Authorization": f"Bearer {target.key}"},
+            heartbeat=_HEARTBEAT_S,
+            max_msg_size=ANSWER_LIMIT_BYTES,
+            timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
+        )
+        try:
+            return await asyncio.wait_for(opening, _CONNECT_S)
+        except _RedirectError:
+            raise EndpointError("redirect", "The endpoint's events are redirected, which is not followed.") from None
+        except aiohttp.WSServerHandshakeError as error:
+            kind = "server" if error.status >= 500 or error.status == 429 else "missing"
+            raise EndpointError(kind, f"The endpoint has no events ({error.status}).", status=error.status) from None
+        except (asyncio.TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+            raise EndpointError("network", f"The endpoint's events broke ({type(error).__name__}).") from None
+
     async def close(self) -> None:
         """End the session; idempotent."""
         if self._session is not None:
             await self._session.close()
             self._session = None
 
-    async def _call(self, target: Target, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
+    def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), timeout=_TIMEOUT)
+            trace = aiohttp.TraceConfig()
+            trace.on_request_redirect.append(_refuse_redirect)
+            self._session = aiohttp.ClientSession(
+                cookie_jar=aiohttp.DummyCookieJar(), timeout=_TIMEOUT, trace_configs=[trace]
+            )
+        return self._session
+
+    async def _call(self, target: Target, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {target.key}", "Content-Type": "application/json"}
         try:
-            async with self._session.request(
+            async with self._opened().request(
                 method, target.base + path, data=body, headers=headers, allow_redirects=False
             ) as response:
                 return await _read(response, target, path)
@@ -91,6 +122,15 @@ class RunPodClient:
             # Only the kind: the text of some errors repeats headers or the whole address.
             message = f"The connection to the endpoint broke ({type(error).__name__}).{_doubt(path)}"
             raise EndpointError("network", message) from None
+
+
+class _RedirectError(Exception):
+    """The other side sends a websocket's handshake elsewhere."""
+
+
+async def _refuse_redirect(*_: Any) -> None:
+    """A websocket's handshake cannot be told not to follow: this is called before it would."""
+    raise _RedirectError
 
 
 def _doubt(path: str) -> str:

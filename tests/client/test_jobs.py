@@ -123,7 +123,7 @@ def test_the_test_button_says_what_is_so(local, endpoint):
 def test_a_silent_worker_is_estimated_and_learned_from(ready, endpoint):
     ready.configure(endpoint, ms_per_step=300)
     running = {"status": "IN_PROGRESS"}
-    endpoint.statuses = [{"status": "IN_QUEUE"}, running, running, completed(picture(), timings={"run_s": 2.0})]
+    endpoint.statuses = [{"status": "IN_QUEUE"}, *[running] * 4, completed(picture(), timings={"run_s": 2.0})]
     frames, _ = ready.watch()
     assert types(frames)[-2:] == ["execution_success", "executing"]
     steps = [data["value"] for data in of(frames, "progress")]

@@ -209,7 +209,7 @@ def test_a_fault_of_our_own_does_not_end_the_following(monkeypatch):
     job, follow = a_job(), follower()
     looks = iter([ValueError("a bug"), None])
 
-    async def look(job):
+    async def look(job, _watch):
         if found := next(looks):
             raise found
         job.state = "done"
