@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from client.event_socket import Doors, Ear
+from client.runpod_client import RunPodClient, Target
 from tests.client.endpoint import BREAK, KEY, completed, picture, png
 from tests.client.test_jobs import of, wait_state
+from tests.endpoint.support import KEY as OWN_KEY
+from tests.endpoint.support import EndpointThread
 from tests.support.simulator_process import Client, wait_for
 
 QUEUED = {"status": "IN_QUEUE"}
@@ -163,3 +168,30 @@ def test_a_restart_in_the_middle_listens_again(ready, endpoint):
     endpoint.push(completed(picture(color=(3, 2, 1))))
     assert wait_state(ready, prompt_id, "done")["outputs"]["9"]["images"]
     assert png((3, 2, 1)) in [path.read_bytes() for path in (ready.comfy.base / "output").rglob("*.png")]
+
+
+def test_the_repositorys_own_endpoint_is_heard_and_not_asked(tmp_path, monkeypatch):
+    with EndpointThread(tmp_path) as own:
+        worker, job_id = own.worker(), own.client.submit({})
+
+        async def listen():
+            client, news = RunPodClient(), asyncio.Event()
+            ear = Ear(client, Doors(), job_id, news.set)
+            target = Target(own.client.url, OWN_KEY)
+            heard = await ear.hear(target)  # asked, while the socket opens
+            await asyncio.wait_for(news.wait(), 10)
+            monkeypatch.setattr(client, "status", None)  # asking would be an error from here on
+            await asyncio.to_thread(worker.take)
+            await asyncio.to_thread(worker.post, job_id, {"status": "IN_PROGRESS", "output": {"percent": 7}})
+            await asyncio.to_thread(worker.post, job_id, {"output": "done"})
+            while heard[-1]["status"] != "COMPLETED":
+                await asyncio.wait_for(news.wait(), 10)
+                news.clear()
+                heard += await ear.hear(target)
+            await ear.close()
+            await client.close()
+            return heard
+
+        heard = asyncio.run(listen())
+        assert [body["status"] for body in heard[1:]] == ["IN_QUEUE", "IN_PROGRESS", "IN_PROGRESS", "COMPLETED"]
+        assert heard[-1] == own.client.status(job_id)
