@@ -85,7 +85,10 @@ class Desk:
 
     def load(self, checkpoint: str = "tiny.safetensors", **options: Any) -> None:
         """Put the text-to-image graph on the canvas."""
-        graph = text_to_image(checkpoint, **options)
+        self.load_graph(text_to_image(checkpoint, **options))
+
+    def load_graph(self, graph: dict[str, Any]) -> None:
+        """Put any graph that has the ``repo_list`` node on the canvas."""
         self.js("return app.loadGraphData(arguments[0]).then(() => null)", graph)
         self.wait("return app.graph.getNodeById(12)?.title === 'repo_list'")
 

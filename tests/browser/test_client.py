@@ -8,8 +8,8 @@ import time
 import pytest
 import requests
 
-from tests.browser.conftest import LOCAL_ONLY
-from tests.browser.workflows import LIST, LOADER, PREVIEW, SAMPLER, SAVE
+from tests.browser.conftest import CHECKPOINT, LOCAL_ONLY
+from tests.browser.workflows import LIST, LOADER, PREVIEW, SAMPLER, SAVE, SECOND_SAMPLER, SECOND_SAVE, two_samplers
 from tests.support.runpod_platform import CLIENT_KEY
 from tests.support.waiting import wait_until
 
@@ -93,6 +93,37 @@ def test_a_batch_of_three_runs_remotely(at_desk):
     assert output[-1].startswith("remote/pic_0")
     assert len(at_desk.local.files("remote_results")) == len(output)
     assert CLIENT_KEY not in at_desk.local.engine.log_text()
+
+
+def test_the_first_picture_is_seen_while_the_second_sampler_runs(at_desk):
+    before = len(at_desk.jobs())
+    set_previews(at_desk, True)
+    try:
+        at_desk.load_graph(two_samplers(CHECKPOINT, seed=1000 + before, steps=5, then_steps=100))
+        at_desk.queue()
+        at_desk.wait_picture(SAVE)
+        shown = "return app.graph.getNodeById(arguments[0]).imgs[0].src"
+        assert "type=temp" in at_desk.js(shown, SAVE)
+        assert at_desk.jobs()[before]["status"] == "IN_PROGRESS"
+        at_desk.wait(
+            "const n = app.graph.getNodeById(arguments[0]); return n.strokeStyles?.running?.call(n)?.color",
+            SECOND_SAMPLER,
+        )
+        assert at_desk.wait_jobs(before, 1)[0]["status"] == "COMPLETED"
+        at_desk.wait_picture(SECOND_SAVE)
+        at_desk.wait(shown + ".includes('type=output')", SAVE)
+        at_desk.wait_idle()
+        assert not [name for name in at_desk.local.files("scratch/temp") if "remote_" in name]
+    finally:
+        set_previews(at_desk, False)
+
+
+def set_previews(desk, on):
+    desk.js(
+        "return api.fetchApi('/remote/config', {method: 'POST', body: JSON.stringify({previews: arguments[0]}),"
+        " headers: {'X-Remote-Serverless': '1', 'Content-Type': 'application/json'}}).then((answer) => answer.ok)",
+        on,
+    )
 
 
 def test_chosen_outputs_and_skipped_models_are_sent_so(at_desk):

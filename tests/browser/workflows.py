@@ -7,6 +7,7 @@ from typing import Any
 
 WORKFLOW_ID = "11111111-1111-4111-8111-111111111111"
 SAMPLER, LOADER, SAVE, PREVIEW, LIST = 3, 4, 9, 10, 12
+SECOND_SAMPLER, SECOND_SAVE = 13, 19
 
 TEXT_NODE = '''
 import nodes
@@ -135,3 +136,31 @@ def text_to_image(
             "id": WORKFLOW_ID, "revision": 0, "nodes": nodes, "links": links,
         }
     )  # fmt: skip
+
+
+def two_samplers(checkpoint: str, seed: int, steps: int, then_steps: int) -> dict[str, Any]:
+    """The graph with a second sampler after the first, and a SaveImage for it; a new ``seed`` is nowhere cached."""
+    graph = text_to_image(checkpoint, steps=steps)
+    named = {node["id"]: node for node in graph["nodes"]}
+    named[SAMPLER]["widgets_values"][0] = seed
+    second = copy.deepcopy(named[SAMPLER]) | {"id": SECOND_SAMPLER, "pos": [700, 560], "order": 13}
+    second["widgets_values"][2] = then_steps
+    decode = copy.deepcopy(named[8]) | {"id": 18, "pos": [1020, 560], "order": 18}
+    save = copy.deepcopy(named[SAVE]) | {"id": SECOND_SAVE, "pos": [1020, 680], "order": 19}
+    graph["nodes"] += [second, decode, save]
+    graph["links"] += [
+        [21, 4, 0, 13, 0, "MODEL"], [22, 6, 0, 13, 1, "CONDITIONING"], [23, 7, 0, 13, 2, "CONDITIONING"],
+        [24, 3, 0, 13, 3, "LATENT"], [25, 13, 0, 18, 0, "LATENT"], [26, 4, 2, 18, 1, "VAE"],
+        [27, 18, 0, 19, 0, "IMAGE"],
+    ]  # fmt: skip
+    graph["nodes"] = [_linked(node, graph["links"]) for node in graph["nodes"]]
+    return graph | {"last_node_id": 19, "last_link_id": 27}
+
+
+def _linked(node: dict[str, Any], links: list[Any]) -> dict[str, Any]:
+    """The node with the links that the list gives it."""
+    for slot, given in enumerate(node["inputs"]):
+        given["link"] = next((link[0] for link in links if link[3:5] == [node["id"], slot]), None)
+    for slot, output in enumerate(node.get("outputs", ())):
+        output["links"] = [link[0] for link in links if link[1:3] == [node["id"], slot]]
+    return node
