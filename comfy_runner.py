@@ -15,7 +15,9 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from worker.authors import author_of, marked
 from worker.cancel import Stop
+from worker.collecting import Collector
 from worker.comfy_api import NoAnswer
 from worker.comfy_server import ComfyServer, State
 from worker.endings import failure
@@ -23,7 +25,7 @@ from worker.errors import Code, WorkerError
 from worker.input_files import InputFiles, Inputs, rename_inputs
 from worker.job import Job, Prompt
 from worker.job_progress import JobProgress
-from worker.outputs import Output, OutputFile, cached_nodes, choose, outputs_of
+from worker.outputs import Output, OutputFile, cached_nodes, outputs_of
 from worker.prompt_run import Run
 from worker.refusals import listed, lists_left_out, refusal
 from worker.settings import Settings
@@ -33,7 +35,7 @@ SILENCE_S = 1.0  # half of the 2 s that a lost event may cost
 SETTLE_S = 0.05  # between the final event and the word that history is written, which may get lost as well
 LATE_HISTORY_S = 5.0  # history follows an error within milliseconds; after this long the events themselves are believed
 UNREACHABLE_S = 15.0  # how long a ComfyUI that is not ours may refuse connections before it counts as dead
-UNCACHED_TRIES = 2
+ANEW_TRIES = 3
 INTERRUPT_GRACE_S = 20.0  # a sampler looks for an interrupt once a step; past this ComfyUI hangs and is started again
 RELEASE_TIMEOUT_S = 30.0
 
@@ -50,7 +52,7 @@ class Result:
     """As it was submitted."""
     outputs: list[OutputFile]
     cached: frozenset[str]
-    """Nodes whose files an earlier prompt wrote."""
+    """Nodes whose files may carry other texts than this prompt's."""
     warnings: list[str]
     run_s: float
     collect_s: float
@@ -73,6 +75,7 @@ class ComfyRunner:
         self.server.on_death = self._on_death
         self.inputs = InputFiles(settings)
         self._api = self.server.api
+        self._collector = Collector(self.server)
         self._comfy_org_api_key = settings.comfy_org_api_key
         self._on_lost = on_lost
         self._tell_death: Callable[[], None] | None = None
@@ -175,39 +178,56 @@ class ComfyRunner:
 
     async def _run_once(self, run: Run, job: Job, prompt: Prompt) -> Result:
         started = time.monotonic()
-        chosen, warnings = await self._execute(run, job, prompt)
+        run.author = author_of(prompt, job.pnginfo)
+        outputs = await self._execute(run, job, prompt)
         ended = time.monotonic()
-        run.tell("collecting", f"Collecting {len(chosen)} file{'s' * (len(chosen) != 1)}")
-        found = await self._read(chosen)
-        for _ in range(UNCACHED_TRIES):
-            if None not in found:
+        run.tell("collecting", f"Collecting {len(outputs)} file{'s' * (len(outputs) != 1)}")
+        found = await self._collector.collect(run, prompt, outputs)
+        for attempt in range(ANEW_TRIES):
+            if found.whole:
                 break
-            # ComfyUI answered from its cache and named files of an earlier job that are gone: without the cache it
-            # makes them anew. It acts on /free between two prompts, and does not say when it has.
-            await self._call(run, self._api.free(unload_models=False))
-            await asyncio.sleep(0.2)
-            run.begin_anew()
-            chosen, warnings = await self._execute(run, job, prompt)
-            found = await self._read(chosen)
-        warnings += [
-            f"{output.filename} of node {output.node_id} could not be read."
-            for output, file in zip(chosen, found, strict=True)
-            if file is None
-        ]
-        files = [file for file in found if file is not None]
-        if not files:
-            raise WorkerError(Code.NO_OUTPUT, "the files that the prompt names cannot be read", warnings[-1])
+            only = found.stale if not attempt and not found.lost else set()
+            outputs = await self._execute_anew(run, job, prompt, only)
+            found = await self._collector.collect(run, prompt, outputs)
+        files = found.or_error().files
         if self.server.folder and self.server.folder.is_sweep_due:
             await asyncio.to_thread(self.server.folder.sweep, {file.path for file in files if file.path})
-        return Result(run.prompt_id, prompt, files, run.cached, warnings, ended - started, time.monotonic() - ended)
+        cached, collect_s = found.earlier | run.marked, time.monotonic() - ended
+        return Result(run.prompt_id, prompt, files, cached, found.warnings, ended - started, collect_s)
 
-    async def _execute(self, run: Run, job: Job, prompt: Prompt) -> tuple[list[Output], list[str]]:
+    async def _execute_anew(self, run: Run, job: Job, prompt: Prompt, only: set[str]) -> list[Output]:
+        """Run a prompt again that ComfyUI answered from its cache, with files that are gone or another caller's.
+
+        Args:
+            run: the prompt's.
+            job: its job.
+            prompt: as it was submitted.
+            only: the nodes to run anew, where that is enough; else everything runs.
+        """
+        if only and only <= prompt.keys():
+            run.begin_anew()
+            try:
+                outputs = await self._execute(run, job, marked(prompt, only, run.author))
+            except WorkerError as error:
+                if error.code not in (Code.NODE_FAILED, Code.PROMPT_INVALID):
+                    raise
+                log.warning("a node does not take an input more (%s): everything runs anew", error)
+            else:
+                run.marked = frozenset(only)
+                return outputs
+        # Without the cache ComfyUI makes all anew. It acts on /free between two prompts, and does not say when it has.
+        await self._call(run, self._api.free(unload_models=False))
+        await asyncio.sleep(0.2)
+        run.begin_anew()
+        return await self._execute(run, job, prompt)
+
+    async def _execute(self, run: Run, job: Job, prompt: Prompt) -> list[Output]:
         """Submit and follow; whatever ends this early leaves nothing of the prompt in ComfyUI."""
         run.tell("queued", "Handed to ComfyUI")
         run.blind = not await self._api.connected(SILENCE_S)
-        with self._heard_by(run):
+        with self._heard_by(run, prompt):
             try:
-                async with Thumbnails(run.progress, self._read) as run.thumbnails:
+                async with Thumbnails(run.progress, self._collector.find) as run.thumbnails:
                     await self._submit(run, job, prompt)
                     history = await self._follow(run)
             except (asyncio.CancelledError, WorkerError) as error:
@@ -217,13 +237,14 @@ class ComfyRunner:
             except NoAnswer as error:
                 await asyncio.shield(self._abandon(run))
                 raise self.server.death(f"stopped answering: {error}") from error
-        if failed := failure(history):
-            raise failed
-        run.cached = cached_nodes(history)
-        return choose(outputs_of(history))
+            if failed := failure(history):
+                raise failed
+        cached = cached_nodes(history)
+        run.cached = frozenset(prompt) if cached is None else cached
+        return outputs_of(history)
 
     @contextlib.contextmanager
-    def _heard_by(self, run: Run) -> Iterator[None]:
+    def _heard_by(self, run: Run, prompt: Prompt) -> Iterator[None]:
         """Tell the run what ComfyUI sends, and its death, for the length of a block."""
         loop = asyncio.get_running_loop()
 
@@ -235,6 +256,11 @@ class ComfyRunner:
         try:
             with self._api.heard_by(run.hear):
                 yield
+        except BaseException:
+            cached = run.cache_event["data"].get("nodes") if run.cache_event else None
+            named = outputs_of({"outputs": run.outputs})
+            self._collector.authors.note_unfinished(run.author, prompt, named, cached)
+            raise
         finally:
             self._tell_death = None
 
@@ -381,21 +407,6 @@ class ComfyRunner:
     async def _free(self) -> None:
         with contextlib.suppress(NoAnswer):
             await self._api.free(unload_models=True)
-
-    async def _read(self, outputs: list[Output]) -> list[OutputFile | None]:
-        """Each output where it lies: on this disk, else fetched through ComfyUI; None where it is gone."""
-        folder = self.server.folder
-        found: list[OutputFile | None] = [None] * len(outputs)
-        if folder:
-            paths = [folder.find(output) for output in outputs]  # some stats on a local disk: less than a thread costs
-            found = [OutputFile(output, path) if path else None for output, path in zip(outputs, paths, strict=True)]
-        return [file or await self._fetch(output) for output, file in zip(outputs, found, strict=True)]
-
-    async def _fetch(self, output: Output) -> OutputFile | None:
-        if output.text is not None:
-            return OutputFile(output, data=output.text.encode(errors="replace"))
-        data = await self._api.view(output.filename, output.subfolder, output.type)
-        return None if data is None else OutputFile(output, data=data)
 
     async def _options(self, class_type: str, input_name: str) -> list[str]:
         """Every value this ComfyUI has for an input."""

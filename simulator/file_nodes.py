@@ -36,7 +36,7 @@ def _input_files() -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
 
 
-def _content_hash(image: str) -> str:
+def content_hash(image: str) -> str:
     return hashlib.sha256(Path(folder_paths.get_annotated_filepath(image)).read_bytes()).hexdigest()
 
 
@@ -81,7 +81,7 @@ class LoadImage:
 
     @classmethod
     def IS_CHANGED(cls, image: str) -> str:
-        return _content_hash(image)
+        return content_hash(image)
 
     @classmethod
     def VALIDATE_INPUTS(cls, image: str) -> bool | str:
@@ -106,7 +106,7 @@ class LoadImageMask:
 
     @classmethod
     def IS_CHANGED(cls, image: str, channel: str) -> str:
-        return _content_hash(image)
+        return content_hash(image)
 
     @classmethod
     def VALIDATE_INPUTS(cls, image: str) -> bool | str:

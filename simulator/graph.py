@@ -28,8 +28,9 @@ def is_link(value: Any) -> bool:
 def declared(declaration: dict[str, Any], name: str) -> tuple[Any, str | None, dict[str, Any]]:
     """Type, category and options under which a node declares an input; the category is None for one it does not."""
     for category in ("required", "optional", "hidden"):
-        info = declaration.get(category, {}).get(name)
-        if info is not None:
+        known = declaration.get(category, {})
+        if name in known:  # asked as ComfyUI does: some packs' own dictionaries have whatever is asked for
+            info = known[name]
             return info[0], category, info[1] if len(info) > 1 else {}
     return None, None, {}
 

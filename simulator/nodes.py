@@ -10,10 +10,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import animation_nodes
 import diffusion_nodes
 import file_nodes
 import folder_paths
 import image_nodes
+import latent_nodes
 import loader_nodes
 import mask_nodes
 import sampler_nodes
@@ -23,7 +25,16 @@ from interruption import throw_if_interrupted as before_node_execution
 
 __all__ = ["MAX_RESOLUTION", "before_node_execution", "interrupt_processing"]
 
-_OWN = (image_nodes, mask_nodes, file_nodes, loader_nodes, sampler_nodes, diffusion_nodes)
+_OWN = (
+    image_nodes,
+    mask_nodes,
+    file_nodes,
+    animation_nodes,
+    latent_nodes,
+    loader_nodes,
+    sampler_nodes,
+    diffusion_nodes,
+)
 
 NODE_CLASS_MAPPINGS: dict[str, Any] = {}
 NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {}

@@ -102,11 +102,11 @@ def choose(outputs: list[Output]) -> tuple[list[Output], list[str]]:
     return chosen, [PREVIEWS_ONLY] if kind == "temp" else []
 
 
-def cached_nodes(history: dict[str, Any]) -> frozenset[str]:
-    """The nodes whose outputs ComfyUI took from an earlier prompt, by a ``/history`` entry."""
+def cached_nodes(history: dict[str, Any]) -> frozenset[str] | None:
+    """The nodes that ComfyUI took from an earlier prompt, by a ``/history`` entry; None when it does not tell."""
     messages = (history.get("status") or {}).get("messages") or ()
-    found = (data.get("nodes") for name, data in messages if name == "execution_cached" and isinstance(data, dict))
-    return frozenset(str(node) for nodes in found if isinstance(nodes, list) for node in nodes)
+    found = [data.get("nodes") for name, data in messages if name == "execution_cached" and isinstance(data, dict)]
+    return frozenset(str(node) for nodes in found if isinstance(nodes, list) for node in nodes) if found else None
 
 
 class Names:

@@ -38,8 +38,13 @@ class Run:
     """ComfyUI has let go of the prompt; by then, unlike at the final event, its history is written."""
     outputs: dict[str, Any] = field(default_factory=dict)
     ending: Event | None = None
+    author: str = ""
+    """Whose texts its files carry (:mod:`worker.authors`)."""
     cached: frozenset[str] = frozenset()
-    """Nodes that ComfyUI answered from an earlier prompt."""
+    """Nodes that ComfyUI took from an earlier prompt; all of them while it does not tell."""
+    marked: frozenset[str] = frozenset()
+    """Nodes that were made to run anew, by an input that is not the job's."""
+    cache_event: Event | None = None
     missing_since: float | None = None
     unreachable_since: float | None = None
 
@@ -60,7 +65,8 @@ class Run:
     def begin_anew(self) -> None:
         """Another submission of the same prompt, under an id of its own."""
         self.prompt_id, self.heard_at = str(uuid.uuid4()), time.monotonic()
-        self.ending, self.settled, self.outputs = None, False, {}
+        self.ending, self.settled, self.outputs, self.cache_event = None, False, {}, None
+        self.cached = self.marked = frozenset()
 
     def tell(self, phase: str, message: str) -> None:
         """Begin a phase of the job's progress."""
@@ -71,7 +77,8 @@ class Run:
         """What ``/history`` would say, when it cannot be had any more."""
         assert self.ending
         success = self.ending["type"] == "execution_success"
-        messages = [[self.ending["type"], self.ending["data"]]]
+        heard = [event for event in (self.cache_event, self.ending) if event]
+        messages = [[event["type"], event["data"]] for event in heard]
         status = {"status_str": "success" if success else "error", "completed": success, "messages": messages}
         return {"outputs": self.outputs, "status": status}
 
@@ -83,6 +90,8 @@ class Run:
             self.outputs[str(event["data"].get("node"))] = event["data"]["output"]
             if self.thumbnails:
                 self.thumbnails.executed(event["data"])
+        if event["type"] == "execution_cached":
+            self.cache_event = event
         if event["type"] in FINAL_EVENTS:
             self.ending = event
             self.news.set()

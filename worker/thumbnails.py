@@ -26,7 +26,7 @@ MOST_OF_A_PROMPT = 64
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 HEAD_START_S = 0.1  # a prompt that ends right after its last picture needs none of it
 
-Read = Callable[[list[Output]], Awaitable[list[OutputFile | None]]]
+Find = Callable[[Output], Awaitable[OutputFile | None]]
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +58,11 @@ class Thumbnails:
 
     Args:
         progress: given the pictures.
-        read: finds outputs where they lie.
+        find: finds an output where it lies; None when it is gone.
     """
 
-    def __init__(self, progress: JobProgress | None, read: Read) -> None:
-        self._progress, self._read = progress, read
+    def __init__(self, progress: JobProgress | None, find: Find) -> None:
+        self._progress, self._find = progress, find
         self._waiting: asyncio.Queue[tuple[int, Output]] = asyncio.Queue()
         self._left = MOST_OF_A_PROMPT
         self._task: asyncio.Task[None] | None = None
@@ -98,6 +98,6 @@ class Thumbnails:
             index, output = await self._waiting.get()
             await asyncio.sleep(HEAD_START_S)
             with contextlib.suppress(NoAnswer):
-                (file,) = await self._read([output])
+                file = await self._find(output)
                 if file and (jpeg := await asyncio.to_thread(thumbnail, file)):
                     progress.thumbnail(output.node_id, index, jpeg)

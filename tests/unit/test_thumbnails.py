@@ -57,7 +57,7 @@ def test_what_cannot_be_shown_is_left_out(monkeypatch, tmp_path):
     assert thumbnail(image_file(Image.new("RGB", (8, 8)))) is None
 
 
-def made(outputs: list[dict], read, *, with_previews: bool = True, wanted: int = 1) -> list[dict]:
+def made(outputs: list[dict], find, *, with_previews: bool = True, wanted: int = 1) -> list[dict]:
     """What one ``executed`` event gives; waits until as many as wanted are there."""
 
     async def run() -> list[dict]:
@@ -70,7 +70,7 @@ def made(outputs: list[dict], read, *, with_previews: bool = True, wanted: int =
                 enough.set()
 
         progress.thumbnail = give
-        async with Thumbnails(progress, read) as under_test:
+        async with Thumbnails(progress, find) as under_test:
             under_test.executed({"node": "9.0.0", "display_node": "9", "output": {"images": outputs}})
             if wanted:
                 await asyncio.wait_for(enough.wait(), 20)
@@ -83,38 +83,38 @@ def images(*names: str, kind: str = "output") -> list[dict]:
     return [{"filename": name, "subfolder": "", "type": kind} for name in names]
 
 
-async def read_red(outputs):
-    return [image_file(Image.new("RGB", (8, 8), "red")) for _ in outputs]
+async def find_red(output):
+    return image_file(Image.new("RGB", (8, 8), "red"))
 
 
 def test_each_image_of_a_node_under_the_name_of_the_node_that_is_seen(monkeypatch):
     monkeypatch.setattr(thumbnails, "HEAD_START_S", 0)
     listed = [*images("a.png"), *images("b.webp", kind="temp"), *images("film.mp4"), *images("in.png", kind="input")]
-    assert made(listed, read_red, wanted=2) == [{"node": "9", "index": 0}, {"node": "9", "index": 1}]
+    assert made(listed, find_red, wanted=2) == [{"node": "9", "index": 0}, {"node": "9", "index": 1}]
 
 
 def test_one_that_cannot_be_read_does_not_keep_the_next_one_back(monkeypatch):
     monkeypatch.setattr(thumbnails, "HEAD_START_S", 0)
     answers = [NoAnswer("gone"), None, "file"]
 
-    async def read(outputs):
+    async def find(output):
         answer = answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        return await read_red(outputs) if answer else [None]
+        return await find_red(output) if answer else None
 
-    assert made(images("a.png", "b.png", "c.png"), read) == [{"node": "9", "index": 2}]
+    assert made(images("a.png", "b.png", "c.png"), find) == [{"node": "9", "index": 2}]
 
 
 def test_a_prompt_has_only_so_many(monkeypatch):
     monkeypatch.setattr(thumbnails, "HEAD_START_S", 0)
     names = [f"{number}.png" for number in range(MOST_OF_A_PROMPT + 5)]
-    assert len(made(images(*names), read_red, wanted=MOST_OF_A_PROMPT)) == MOST_OF_A_PROMPT
+    assert len(made(images(*names), find_red, wanted=MOST_OF_A_PROMPT)) == MOST_OF_A_PROMPT
 
 
 def test_a_job_that_did_not_ask_gets_none_and_one_that_ends_waits_for_none(monkeypatch):
-    async def must_not_be_called(outputs):
-        raise AssertionError(outputs)
+    async def must_not_be_called(output):
+        raise AssertionError(output)
 
     assert made(images("a.png"), must_not_be_called, with_previews=False, wanted=0) == []
     monkeypatch.setattr(thumbnails, "HEAD_START_S", 3600)

@@ -1,0 +1,96 @@
+"""Whose file it is that ComfyUI named, by what the worker has seen."""
+
+from __future__ import annotations
+
+import pytest
+
+from worker import authors
+from worker.authors import Authors, author_of, marked, perhaps_earlier
+from worker.outputs import TEXT, Output, OutputFile
+
+SAVE = {"class_type": "SaveVideo", "inputs": {"x": ["1", 0]}}
+PROMPT = {"1": {"class_type": "EmptyImage", "inputs": {}}, "7": SAVE, "8": SAVE, "9": SAVE}
+FTYP = b"\0\0\0\x20ftypisom"
+
+
+def video(node_id: str = "9", name: str = "a.mp4", kind: str = "output", data: bytes = FTYP) -> OutputFile:
+    return OutputFile(Output(node_id, name, "", kind), data=data)
+
+
+def test_jobs_with_the_same_texts_are_one_author_and_any_difference_makes_two():
+    assert author_of(PROMPT, {"workflow": {"a": 1, "b": 2}}) == author_of(PROMPT, {"workflow": {"b": 2, "a": 1}})
+    assert author_of(PROMPT, {}) != author_of(PROMPT, {"workflow": None})
+    assert author_of(PROMPT, {}) != author_of({**PROMPT, "2": PROMPT["1"]}, {})
+
+
+def test_a_marked_node_is_another_to_the_cache_and_the_prompt_stays_as_it_was():
+    changed = marked(PROMPT, {"9"}, "me")
+    assert changed["9"]["inputs"] == {"x": ["1", 0], authors.MARK: "me"}
+    assert changed["1"] is PROMPT["1"]
+    assert PROMPT["9"]["inputs"] == {"x": ["1", 0]}
+
+
+def test_a_file_that_the_prompt_itself_wrote_is_its_own():
+    assert Authors().others("me", [video()], PROMPT, set()) == set()
+
+
+@pytest.mark.parametrize("writer", ["me", "another"])
+def test_a_cached_file_is_the_writers(writer):
+    known = Authors()
+    known.note(writer, PROMPT, [video().output], set())
+    assert known.others("me", [video()], PROMPT, {"9"}) == (set() if writer == "me" else {"9"})
+
+
+def test_a_cached_file_that_nobody_is_known_to_have_written_is_anothers():
+    assert Authors().others("me", [video()], PROMPT, {"9"}) == {"9"}
+
+
+def test_a_name_that_another_node_took_meanwhile_is_not_the_nodes_own_any_more():
+    known = Authors()
+    known.note("me", PROMPT, [video().output], set())
+    known.note("me", PROMPT, [video("8").output], set())
+    assert known.others("me", [video()], PROMPT, {"9"}) == {"9"}
+
+
+def test_pngs_and_texts_are_not_made_anew():
+    png = video(name="a.png", data=b"\x89PNG\r\n\x1a\n")
+    text = OutputFile(Output("9", "node_9.txt", "", TEXT, "hello"), data=b"hello")
+    assert Authors().others("me", [png, text], PROMPT, {"9"}) == set()
+
+
+def test_a_file_that_is_gone_before_it_is_looked_at_counts_as_anothers(tmp_path):
+    gone = OutputFile(Output("9", "a.mp4", "", "output"), tmp_path / "a.mp4")
+    assert Authors().others("me", [gone], PROMPT, {"9"}) == {"9"}
+
+
+def test_what_a_failed_prompt_wrote_is_its_own_and_what_it_found_is_not():
+    known = Authors()
+    known.note("earlier", PROMPT, [video().output], set())
+    fresh = video("8", "b.mp4")
+    known.note_unfinished("failed", PROMPT, [video().output, fresh.output], ["9"])
+    assert known.others("failed", [video(), fresh], PROMPT, {"8", "9"}) == {"9"}
+    known.note_unfinished("unheard", PROMPT, [video("7", "c.mp4").output], None)
+    assert known.others("unheard", [video("7", "c.mp4")], PROMPT, {"7"}) == {"7"}
+
+
+def test_files_of_nodes_that_others_expanded_into_are_told_apart_by_what_is_known():
+    inner, prompt = video("9.0.0.1"), PROMPT
+    earlier = perhaps_earlier([inner.output], prompt, set())
+    assert earlier == {"9.0.0.1"}
+    known = Authors()
+    assert known.others("me", [inner], prompt, earlier) == set()
+    assert Authors(shared=True).others("me", [inner], prompt, earlier) == {"9.0.0.1"}
+    known.note("me", prompt, [inner.output], earlier)
+    assert known.others("another", [inner], prompt, earlier) == {"9.0.0.1"}
+    assert known.unnamed(prompt, [inner.output], {"9"}) == set()
+    assert known.unnamed(prompt, [], {"9"}) == {"9"}
+    assert known.unnamed(prompt, [], {"1"}) == set()
+
+
+def test_only_so_many_files_are_remembered(monkeypatch):
+    monkeypatch.setattr(authors, "MOST_FILES", 2)
+    known = Authors()
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        known.note("me", PROMPT, [video(name=name).output], set())
+    assert known.others("me", [video(name="a.mp4")], PROMPT, {"9"}) == {"9"}
+    assert known.others("me", [video(name="b.mp4"), video(name="c.mp4")], PROMPT, {"9"}) == set()
