@@ -28,6 +28,7 @@ from worker.model_types import FileProgress, Report
 from worker.outputs import official_answer
 from worker.progress_sender import ProgressSender
 from worker.prompts import loader_classes, match_models
+from worker.result_sender import send_in_pieces, unprinted
 from worker.sdk_shutdown import end_soon_after_shutdown
 from worker.settings import Settings, SettingsError
 from worker.sidecar import Origin
@@ -220,7 +221,8 @@ def main() -> None:
 
         logs.set_up(settings)
         end_soon_after_shutdown(lambda: worker.end(0))
-        handler = local_run.saving_results(worker.handle) if local_run.is_local() else worker.handle
+        send_in_pieces()
+        handler = local_run.saving_results(worker.handle) if local_run.is_local() else unprinted(worker.handle)
         runpod.serverless.start({"handler": handler})
     finally:
         worker.stop()

@@ -28,7 +28,7 @@ _File = tuple[str, str, str]
 
 def author_of(prompt: Mapping[str, Any], extra_pnginfo: Mapping[str, Any]) -> str:
     """A name for all jobs whose files carry the same texts."""
-    return hashlib.sha256(json.dumps([prompt, extra_pnginfo], sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([prompt, extra_pnginfo]).encode()).hexdigest()[:16]
 
 
 def marked(prompt: Mapping[str, Any], node_ids: Collection[str], author: str) -> dict[str, Any]:
