@@ -21,6 +21,7 @@ from worker.cancel import Stop
 from worker.comfy_api import NoAnswer
 from worker.delivery import Delivery, Source, Wish
 from worker.errors import Code, WorkerError
+from worker.freed_memory import give_back_large_blocks
 from worker.input_files import Inputs
 from worker.job import Job, Prompt, parse_job
 from worker.job_progress import JobProgress
@@ -208,6 +209,7 @@ def main() -> None:
     except SettingsError as error:
         sys.exit(str(error))
     logs.set_up(settings)
+    give_back_large_blocks()
     if settings.simulated:
         log.warning(
             "No ComfyUI here: the built-in simulator runs the prompt (its pictures are not diffusion). "

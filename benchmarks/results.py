@@ -1,5 +1,7 @@
 """Results on their way out: time and peak memory, inline beside plain base64 + json, and by S3 beside boto3.
 
+"delivered" is the SDK's own code around the worker's, from the handler's call to the platform's answer; "sdk alone" is
+the same without the worker's way of sending.
 Each row is a process of its own, so that its peak is its own. "peak" is what the process grew by at most, over what it
 had when it began; the answer is the JSON that goes out.
 
@@ -9,6 +11,7 @@ had when it began; the answer is the JSON that goes out.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import platform
@@ -16,8 +19,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +38,12 @@ from worker.outputs import Output, OutputFile
 from worker.s3_address import Keys, bucket_address
 
 ROUNDS = 7
-CASES = {"1 PNG of 1.5 MB": (1, 1_500_000), "8 PNGs of 1 MB": (8, 1_000_000), "8 PNGs of 4 MB": (8, 4_000_000)}
+CASES = {
+    "1 PNG of 1.5 MB": (1, 1_500_000),
+    "8 PNGs of 1 MB": (8, 1_000_000),
+    "8 PNGs of 4 MB": (8, 4_000_000),
+    "1 PNG of 32 MB": (1, 32_000_000),
+}
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -64,9 +75,43 @@ def ours(folder: Path) -> str:
     return json.dumps(answer(folder), ensure_ascii=False)
 
 
-def webp(folder: Path) -> str:
-    """The same with every picture converted."""
-    return json.dumps(answer(folder, "webp"), ensure_ascii=False)
+def webp(folder: Path) -> int:
+    """What the handler returns when every picture is converted."""
+    return sum(len(entry["b64"]) for entry in answer(folder, "webp")["images"])
+
+
+def delivered(folder: Path) -> int:
+    """A job in the SDK, its result posted to a platform that throws it away."""
+    from worker.freed_memory import give_back_large_blocks
+    from worker.result_sender import send_in_pieces, unprinted
+
+    assert send_in_pieces()
+    give_back_large_blocks()
+    return _in_sdk(folder, unprinted)
+
+
+def sdk_alone(folder: Path) -> int:
+    """The same as the SDK does it."""
+    return _in_sdk(folder, lambda handler: handler)
+
+
+def _in_sdk(folder: Path, wrapped: Callable[..., Any]) -> int:
+    from runpod.http_client import AsyncClientSession
+    from runpod.serverless.modules import rp_job
+
+    sizes = []
+
+    async def handle(event: dict[str, Any]) -> dict[str, Any]:
+        made = await asyncio.to_thread(answer, folder)
+        sizes.append(sum(len(entry["b64"]) for entry in made["images"]))
+        return made
+
+    async def whole() -> None:
+        async with AsyncClientSession() as session:
+            await rp_job.handle_job(session, {"handler": wrapped(handle)}, {"id": "job", "input": {}})
+
+    asyncio.run(whole())
+    return sizes[0]
 
 
 def upload(folder: Path) -> str:
@@ -96,6 +141,8 @@ WAYS: dict[str, Callable[[Path], str | int]] = {
     "handler": handler,
     "ours": ours,
     "webp": webp,
+    "sdk alone": sdk_alone,
+    "delivered": delivered,
     "upload": upload,
     "boto": boto,
 }
@@ -108,6 +155,8 @@ def high_water_mb() -> float:
 
 
 def child(way: str, folder: Path, rounds: int) -> None:
+    if "RUNPOD_WEBHOOK_POST_OUTPUT" in os.environ:
+        import runpod  # noqa: F401 - no part of an answer's memory
     before, times = high_water_mb(), []
     for _ in range(rounds):
         started = time.perf_counter()
@@ -116,14 +165,14 @@ def child(way: str, folder: Path, rounds: int) -> None:
         size = len(made) if isinstance(made, str) else made
         del made
     result = {"s": statistics.median(times), "peak_mb": high_water_mb() - before, "answer_mb": size / 2**20}
-    print(json.dumps(result))
+    print(json.dumps(result), file=sys.stderr)  # the SDK logs to the other
 
 
 def run(way: str, folder: Path, rounds: int = ROUNDS, **env: str) -> dict[str, float]:
     command = [sys.executable, __file__, "--child", way, "--folder", str(folder), "--rounds", str(rounds)]
     done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(done.stderr.splitlines()[-1])
 
 
 def noise_png(size: int) -> bytes:
@@ -136,6 +185,29 @@ def noise_png(size: int) -> bytes:
     return out.getvalue()
 
 
+@contextmanager
+def platform_at() -> Iterator[dict[str, str]]:
+    """A platform that takes results and throws them away; the environment that the SDK finds it by."""
+
+    class Sink(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            left = int(self.headers["Content-Length"])
+            while left:
+                left -= len(self.rfile.read(min(left, 1 << 16)))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Sink) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/job-done/$ID?gpu=x"
+        yield {"RUNPOD_WEBHOOK_POST_OUTPUT": address, "RUNPOD_LOG_LEVEL": "INFO"}
+        server.shutdown()
+
+
 def inline_rows(base: Path) -> None:
     print("| inline | ms | of plain | peak MB | answer MB | peak / answer |\n|---|---|---|---|---|---|")
     for number, (name, (count, size)) in enumerate(CASES.items()):
@@ -144,6 +216,8 @@ def inline_rows(base: Path) -> None:
         for index in range(count):
             (folder / f"{index}.png").write_bytes(noise_png(size))
         rows = {way: run(way, folder) for way in ("plain", "handler", "ours", "webp")}
+        with platform_at() as env:
+            rows.update({way: run(way, folder, **env) for way in ("sdk alone", "delivered")})
         for way, row in rows.items():
             speed = rows["plain"]["s"] / row["s"]
             ratio = row["peak_mb"] / row["answer_mb"]

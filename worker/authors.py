@@ -1,9 +1,9 @@
 """Which job wrote each file, so that nobody gets a file that carries another caller's workflow.
 
 ComfyUI answers what it has run before from its cache, with the files of the job that ran it, and those carry that job's
-prompt and workflow. A PNG gets its own texts on the way out (:mod:`worker.png_text`). Every other kind, of custom nodes
-too, is saved anew unless this very prompt and workflow wrote it: rewriting is exact for the few formats one knows, and
-silently wrong for the rest.
+prompt and workflow. A PNG gets its own texts on the way out (:mod:`worker.png_text`). Every other kind, and a PNG with
+more in it than ComfyUI writes, is saved anew unless this very prompt and workflow wrote it: rewriting is exact for the
+few formats one knows, and silently wrong for the rest.
 
 To save anew is to run the saving node alone: ComfyUI tells nodes apart by all their inputs, but hands them only those
 that they declare, so that one more input makes a known node unknown and changes nothing else.
@@ -19,6 +19,7 @@ from typing import Any
 
 from worker.media import media_type
 from worker.outputs import TEXT, Output, OutputFile
+from worker.png_text import all_replaced
 
 MARK = "saved_for"
 MOST_FILES = 50_000  # about 20 MB; ComfyUI's own cache forgets far sooner
@@ -104,7 +105,7 @@ class Authors:
     def others(
         self, author: str, files: Sequence[OutputFile], prompt: Mapping[str, Any], cached: Collection[str]
     ) -> set[str]:
-        """The nodes whose files carry, or may carry, another job's texts that are not replaced.
+        """The nodes whose files carry, or may carry, another job's texts that are not replaced. Reads them.
 
         Args:
             author: who must have written them.
@@ -133,6 +134,6 @@ def _file(output: Output) -> _File:
 
 def _is_replaced(file: OutputFile) -> bool:
     try:
-        return media_type(file.output.filename, file.head()) == "image/png"
+        return media_type(file.output.filename, file.head()) == "image/png" and all_replaced(file.read())
     except OSError:
         return False

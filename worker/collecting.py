@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 from worker.authors import Authors, perhaps_earlier
@@ -67,7 +68,7 @@ class Collector:
         found = [(output, await self.find(output)) for output in chosen]
         files = [file for _, file in found if file]
         earlier = perhaps_earlier(chosen, prompt, run.cached)
-        stale = self.authors.others(run.author, files, prompt, earlier)
+        stale = await asyncio.to_thread(self.authors.others, run.author, files, prompt, earlier) if earlier else set()
         fit = [file for file in files if file.output.node_id not in stale]
         self.authors.note(run.author, prompt, [file.output for file in fit], earlier)
         return Collected(fit, warnings, [output for output, file in found if not file], stale, earlier)

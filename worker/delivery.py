@@ -208,15 +208,15 @@ class Delivery:
         kind = media_type(output.filename, head)
         filename, data = output.filename, file.data
         facts = self._sidecar(file, head) if self._wish.metadata and kind.startswith("image/") else {}
-        if kind == "image/png" and output.node_id in self._source.cached:
-            data = self._with_own_texts(file)
-        elif kind == "image/webp" and file.size <= MENDED_BYTES:
-            data = even_chunks(file.read())
+        mended = self._mended(file, kind)
         if kind.startswith("image/") and self._wish.format != "original":
-            changed = self._convert(filename, file.read() if data is None else data, facts.get("parameters"))
+            changed = self._convert(filename, mended or file.read, facts.get("parameters"))
             if changed:
                 data, kind = changed
+                mended = None
                 filename = filename.rpartition(".")[0] + EXTENSIONS[kind]
+        if mended:
+            data = mended()
         body = Body(file.size if data is None else len(data), file.path if data is None else None, data)
         entry = {
             "filename": names.unique(filename),
@@ -228,6 +228,14 @@ class Delivery:
             **facts,
         }
         return _Ready({**entry, "text": output.text} if output.type == TEXT else entry, body)
+
+    def _mended(self, file: OutputFile, kind: str) -> Callable[[], bytes] | None:
+        """What reads the file as it should be; None when it should be as it is."""
+        if kind == "image/png" and file.output.node_id in self._source.cached:
+            return lambda: self._with_own_texts(file)
+        if kind == "image/webp" and file.size <= MENDED_BYTES:
+            return lambda: even_chunks(file.read())
+        return None
 
     def _with_own_texts(self, file: OutputFile) -> bytes:
         """A PNG from ComfyUI's cache, with this job's prompt and workflow in place of the earlier job's."""
@@ -242,9 +250,9 @@ class Delivery:
             log.warning("%s: %s", file.output.filename, error)
             return replace_texts(data, {})
 
-    def _convert(self, filename: str, data: bytes, parameters: str | None) -> tuple[bytes, str] | None:
+    def _convert(self, filename: str, read: Callable[[], bytes], parameters: str | None) -> tuple[bytes, str] | None:
         try:
-            converted = convert(data, self._wish.format, self._wish.quality, parameters)
+            converted = convert(read, self._wish.format, self._wish.quality, parameters)
         except LeftAlone as reason:
             if str(reason):
                 self.warnings.append(f"{filename} was left as it is: {reason}.")

@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"comf")
+PICTURE_CHUNKS = frozenset(
+    b"IHDR PLTE IDAT IEND tRNS gAMA cHRM sRGB iCCP cICP pHYs sBIT bKGD hIST tIME sPLT acTL fcTL fdAT".split()
+)
 MAX_TEXT_BYTES = 64 << 20  # of an unpacked chunk: a packed one may be a bomb
 
 
@@ -51,6 +54,17 @@ def replace_texts(png: bytes, texts: Mapping[str, str]) -> bytes:
             new = b""
         pieces.append(png[chunk.start - 8 : chunk.start + chunk.length + 4])
     return b"".join(pieces)
+
+
+def all_replaced(png: bytes) -> bool:
+    """Whether :func:`replace_texts` leaves nothing that could tell of the prompt: no other text, no EXIF, no rest."""
+    try:
+        chunks = list(_chunks(png))
+    except NotPng:
+        return False
+    rest = [chunk for chunk in chunks if chunk.kind not in PICTURE_CHUNKS]
+    texts = [_text(png, chunk) if chunk.kind in TEXT_CHUNKS else None for chunk in rest]
+    return all(text is not None and _is_json(text[1]) for text in texts)
 
 
 def stale_texts(png: bytes, wanted: Mapping[str, Any]) -> dict[str, str] | None:

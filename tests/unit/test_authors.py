@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import io
+from typing import Any
+
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from worker import authors
 from worker.authors import Authors, author_of, marked, perhaps_earlier
@@ -52,10 +57,32 @@ def test_a_name_that_another_node_took_meanwhile_is_not_the_nodes_own_any_more()
     assert known.others("me", [video()], PROMPT, {"9"}) == {"9"}
 
 
-def test_pngs_and_texts_are_not_made_anew():
-    png = video(name="a.png", data=b"\x89PNG\r\n\x1a\n")
+def png(**save: Any) -> OutputFile:
+    out = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(out, "PNG", **save)
+    return video(name="a.png", data=out.getvalue())
+
+
+def texts(**pairs: str) -> PngInfo:
+    info = PngInfo()
+    for name, text in pairs.items():
+        info.add_text(name, text)
+    return info
+
+
+def test_a_png_whose_texts_can_all_be_replaced_and_a_text_are_not_made_anew():
     text = OutputFile(Output("9", "node_9.txt", "", TEXT, "hello"), data=b"hello")
-    assert Authors().others("me", [png, text], PROMPT, {"9"}) == set()
+    with_texts = png(pnginfo=texts(prompt="{}", workflow='{"a": 1}'), icc_profile=b"x")
+    assert Authors().others("me", [png(), with_texts, text], PROMPT, {"9"}) == set()
+
+
+@pytest.mark.parametrize("more", ["a plain text", "EXIF", "cut short"])
+def test_a_png_with_more_in_it_than_comfyui_writes_is_made_anew(more):
+    exif = Image.Exif()
+    exif[0x010E] = "workflow of somebody"
+    found = {"a plain text": png(pnginfo=texts(parameters="a cat")), "EXIF": png(exif=exif)}.get(more, png())
+    data = found.data if more != "cut short" else found.data[:-12]
+    assert Authors().others("me", [video(name="a.png", data=data)], PROMPT, {"9"}) == {"9"}
 
 
 def test_a_file_that_is_gone_before_it_is_looked_at_counts_as_anothers(tmp_path):
