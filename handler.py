@@ -145,9 +145,10 @@ class Worker:
 
     async def _origin(self, models: ModelReport, timings: _Timings) -> Origin:
         """What the images' metadata says beside the prompt."""
-        stats = await self.runner.stats() or {}
+        stats, known = await asyncio.gather(self.runner.stats(), asyncio.to_thread(self.models.known))
+        stats = stats or {}
         versions = {"worker": VERSION, "comfyui": str((stats.get("system") or {}).get("comfyui_version", "unknown"))}
-        return Origin([*models.ready, *models.downloaded], timings.answer(), versions)
+        return Origin([*models.ready, *models.downloaded, *known], timings.answer(), versions)
 
     def _end_after_this_job(self) -> None:
         """End the process once the SDK has delivered this answer; the container ends too, and RunPod starts another."""

@@ -26,7 +26,7 @@ from worker.download_progress import amount
 from worker.errors import Code, WorkerError
 from worker.inventory import Inventory, ModelFolders
 from worker.manifest import MANIFEST_VERSION, Entry
-from worker.model_job import Facts, ModelJob, ModelReport, file_facts
+from worker.model_job import Facts, ModelJob, ModelReport, file_facts, listed_facts
 from worker.model_types import MANAGED_FOLDERS, Download, RepoLine, Report, Source
 from worker.part_files import existing, free_bytes, sweep_parts
 from worker.places import Place
@@ -147,6 +147,11 @@ class ModelManager:
             "prune": self._pruner.why_not() or "on",
             "versions": {"python": platform.python_version(), "manifest": MANIFEST_VERSION},
         }
+
+    def known(self) -> list[Facts]:
+        """Every model on the disk of which is known what it is, listed by this job or an earlier one."""
+        inventory = self.folders.read()
+        return [listed_facts(entry) for place, entry in inventory.entries.items() if place in inventory.files]
 
     def close(self) -> None:
         """Stop the thread that may be reading ahead."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 
 import pytest
@@ -61,6 +62,26 @@ def test_the_five_lines_of_the_readme_work_as_written(tmp_path, civitai):
         assert [model["name"] for model in again["models"]["ready"]] == [name for _, name, _ in versions.values()]
         assert not again["models"]["downloaded"]
         assert len(civitai.requests) == asked  # all there: no network
+
+    on_worker(tmp_path, civitai, scenario)
+
+
+def test_an_images_metadata_has_its_models_hash_and_link_also_when_an_earlier_job_listed_them(tmp_path, civitai):
+    version = civitai.add_model("DreamPaint_v8.safetensors", safetensors_bytes(5000, "a"))
+    sha256 = hashlib.sha256(safetensors_bytes(5000, "a")).hexdigest()
+
+    async def scenario(bench):
+        prompt = sampler_prompt("DreamPaint_v8.safetensors", steps=1)
+        for how in (
+            {"repo_list": link(version)},
+            {"repo_list": ""},
+            {"repo_list": link(version), "skip_repo_list": True},
+        ):
+            (image,) = (await bench.run(prompt=prompt, metadata=True, **how))["images"]
+            (model,) = image["metadata"]["models"]
+            assert model["sha256"] == sha256
+            assert model["link"] == f"https://civitai.com/api/download/models/{version}"
+            assert f"Model hash: {sha256[:10]}" in image["parameters"]
 
     on_worker(tmp_path, civitai, scenario)
 

@@ -13,6 +13,9 @@ import pytest
 from aiohttp import ClientSession, web
 from runpod.serverless.modules import rp_http
 
+from worker.cancel import Stop
+from worker.delivery import Delivery, Source, Wish
+from worker.outputs import Output, OutputFile
 from worker.result_sender import LARGE_CHARS, in_pieces, send_in_pieces, unprinted
 
 LARGE = base64.b64encode(os.urandom(LARGE_CHARS)).decode()
@@ -101,6 +104,26 @@ def test_a_large_answer_is_sent_with_hardly_more_memory_than_it_has(patched):
         tracemalloc.stop()
     assert length > size > 13e6
     assert peak < 0.4 * size  # the SDK alone: twice its size and more
+
+
+def test_from_the_disk_to_the_platform_40_mb_of_pngs_take_less_than_two_and_a_half_times_their_answer(
+    tmp_path, patched
+):
+    files = []
+    for number in range(4):
+        path = tmp_path / f"{number}.png"
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + os.urandom(10_000_000))
+        files.append(OutputFile(Output("9", path.name, "", "output"), path))
+    delivery = Delivery(Wish("base64", "original", 90, False, 100, None), Source("job1", {}), files, Stop())
+    tracemalloc.start()
+    try:
+        answer = delivery.answer(lambda: {**delivery.entries_by_kind(), "warnings": []})
+        ((_, _, length),) = send({"output": answer}, keep=False)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert length > 53e6
+    assert peak < 1.5 * length
 
 
 def test_no_large_string_is_copied():
