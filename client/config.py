@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 RUNPOD = "https://api.runpod.ai"
 DEFAULT_MS_PER_STEP = 600
+FORMATS = ("original", "webp", "jpeg")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,63}")
 _PATH = re.compile(r"((?:/[A-Za-z0-9_-]+)*/v2/[A-Za-z0-9][A-Za-z0-9_-]*)(?:/(?:run|runsync|status|health))?/?")
 
@@ -31,6 +32,8 @@ class Settings:
     learned_ms_per_step: float | None = None
     previews: bool = False
     keep_copy: bool = True
+    sidecars: bool = False
+    result_format: str = "original"
 
 
 def parse_endpoint(text: str) -> str:
@@ -49,7 +52,7 @@ def parse_endpoint(text: str) -> str:
         raise ConfigError(f"Enter the endpoint's id, or its address such as {RUNPOD}/v2/<ENDPOINT_ID>/run.")
     if url.username or url.password or url.query or url.fragment:
         raise ConfigError("The endpoint's address must have no user, query or fragment; the key has its own field.")
-    if url.scheme == "http" and not _is_near(host):
+    if url.scheme == "http" and not is_near(host):
         raise ConfigError(
             "A key must not travel unencrypted: use https://, or http:// only to this machine or network."
         )
@@ -60,7 +63,8 @@ def parse_endpoint(text: str) -> str:
     return f"{url.scheme}://{shown}{f':{port}' if port else ''}{path[1]}"
 
 
-def _is_near(host: str) -> bool:
+def is_near(host: str) -> bool:
+    """Whether a host is on this machine or its network, where http may do."""
     if host == "localhost":
         return True
     try:
@@ -95,7 +99,7 @@ class Config:
         self.settings = self._load()
 
     def _load(self) -> Settings:
-        stored = _read(self._settings_path)
+        stored = read_private(self._settings_path)
         known = {field.name for field in fields(Settings)}
         try:
             return checked({name: value for name, value in stored.items() if name in known}, Settings())
@@ -140,7 +144,7 @@ class Config:
     def _key_and_source(self, endpoint: str) -> tuple[str | None, str | None]:
         if not endpoint:
             return None, None
-        stored, origin = _read(self._key_path), origin_of(endpoint)
+        stored, origin = read_private(self._key_path), origin_of(endpoint)
         if stored.get("origin") == origin and isinstance(stored.get("key"), str):
             return stored["key"], "saved"
         environment = os.environ.get("RUNPOD_API_KEY", "").strip()
@@ -169,7 +173,11 @@ def checked(changes: dict[str, Any], before: Settings) -> Settings:
             new[name] = _milliseconds(value)
         elif name == "learned_ms_per_step":
             new[name] = float(value) if isinstance(value, (int, float)) and 0 < value < 10**7 else None
-        elif name in ("previews", "keep_copy"):
+        elif name == "result_format":
+            if value not in FORMATS:
+                raise ConfigError(f"The pictures' format must be one of {', '.join(FORMATS)}.")
+            new[name] = value
+        elif name in ("previews", "keep_copy", "sidecars"):
             if not isinstance(value, bool):
                 raise ConfigError(f"{name} must be true or false.")
             new[name] = value
@@ -186,7 +194,8 @@ def _milliseconds(value: Any) -> int | None:
     return round(value)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_private(path: Path) -> dict[str, Any]:
+    """What :func:`write_private` wrote; empty when it cannot be read."""
     try:
         value = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):

@@ -3,52 +3,104 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .prompt_prep import Prompt, PromptProblem
+from .uploads import Source, digest
 
 UPLOADS = ("image_upload", "animated_image_upload", "video_upload", "audio_upload", "mesh_upload", "file_upload")
+ENTRY_BYTES = 200  # what stands around a file in the job's JSON: its name above all
+LINK_BYTES = 1500  # a link: keys of some stores are long
 Folders = dict[str, Path]
 InputTypes = Callable[[str], dict[str, Any]]
 
 
-def attach(
-    prompt: Prompt, folders: Folders, input_types: InputTypes, limit: int
-) -> tuple[Prompt, list[dict[str, str]]]:
-    """The prompt with content-named inputs, and these files in base64.
+@dataclass(frozen=True)
+class Input:
+    """A file that one input of a node names."""
 
-    A name of its content's hash keeps two people's ``example.png`` apart on one worker, and the worker's cache right.
+    node_id: str
+    class_type: str
+    name: str
+    path: Path
+    size: int
+
+    def problem(self, text: str) -> PromptProblem:
+        """A refusal that turns its node red."""
+        return PromptProblem(text, self.node_id, self.class_type, self.name)
+
+
+def find(prompt: Prompt, folders: Folders, input_types: InputTypes) -> list[Input]:
+    """Every input that the UI offers an upload for, by the nodes' own definitions; nothing is read yet.
 
     Raises:
-        PromptProblem: a file is missing, lies elsewhere, or all together are over ``limit`` bytes of base64.
+        PromptProblem: a file is missing or lies elsewhere.
     """
-    changed, files, total = dict(prompt), {}, 0
+    found = []
     for node_id, name, kind in _upload_inputs(prompt, input_types):
-        node = changed[node_id]
-        path = _find(node_id, node, name, kind, folders)
-        total += path.stat().st_size * 4 // 3
-        if total > limit:
-            raise PromptProblem(_too_large(path, total, limit), node_id, node["class_type"], name)
-        data = path.read_bytes()
-        sent = f"{hashlib.sha256(data).hexdigest()[:16]}_{_plain(path.name)}"
-        files[sent] = base64.b64encode(data).decode()
-        changed[node_id] = {**node, "inputs": {**node["inputs"], name: sent}}
-    return changed, [{"name": name, "b64": text} for name, text in files.items()]
+        path = _find(node_id, prompt[node_id], name, kind, folders)
+        found.append(Input(node_id, prompt[node_id]["class_type"], name, path, path.stat().st_size))
+    return found
 
 
-def _too_large(path: Path, total: int, limit: int) -> str:
-    return (
-        f"The input files are too large to send: with {path.name} they are {total / 1e6:.1f} MB, and RunPod takes "
-        f"{limit / 1e6:.0f} MB in one job. Use a smaller picture, or save it as JPEG or WebP."
+def take(prompt: Prompt, found: list[Input]) -> tuple[Prompt, dict[str, Source]]:
+    """The prompt with content-named inputs, and what is behind each name. Reads every file once.
+
+    A name of its content's hash keeps two people's ``example.png`` apart on one worker, and the worker's cache right.
+    """
+    changed, sources, known = dict(prompt), {}, dict[Path, str]()
+    for each in found:
+        sha256 = known.get(each.path) or digest(each.path)
+        known[each.path] = sha256
+        sent = f"{sha256[:16]}_{_plain(each.path.name)}"
+        sources[sent] = Source(each.path, each.size, sha256)
+        node = changed[each.node_id]
+        changed[each.node_id] = {**node, "inputs": {**node["inputs"], each.name: sent}}
+    return changed, sources
+
+
+def too_many(sizes: dict[str, int], room: int) -> list[str]:
+    """The names of the files that must go by link so that the others fit into ``room`` bytes of a job: the largest
+    first, so that as few as can be leave the job, and none while all of them fit. ``sizes`` are encoded. Pure.
+    """
+    linked: list[str] = []
+    left = sum(sizes.values())
+    for name in sorted(sizes, key=lambda name: -sizes[name]):
+        if left <= room or sizes[name] <= LINK_BYTES:
+            break
+        left += LINK_BYTES - sizes[name]
+        linked.append(name)
+    return linked
+
+
+def inline(name: str, source: Source) -> dict[str, str]:
+    """A file as it stands in the job."""
+    return {"name": name, "b64": base64.b64encode(source.path.read_bytes()).decode()}
+
+
+def encoded_size(size: int) -> int:
+    """A file's bytes within a job."""
+    return (size + 2) // 3 * 4 + ENTRY_BYTES
+
+
+def too_large(found: list[Input], limit: int, problem: str = "") -> PromptProblem:
+    """The refusal of inputs that a job cannot hold, where there is no bucket."""
+    largest = max(found, key=lambda each: each.size)
+    total = sum({each.path: encoded_size(each.size) for each in found}.values())
+    text = (
+        f"The input files are too large to send: with {largest.path.name} they are {total / 1e6:.1f} MB, and RunPod "
+        f"takes {limit / 1e6:.0f} MB in one job. "
     )
+    way = problem or "A bucket lifts the limit: enter yours in Remote Config, under Bucket for large inputs."
+    return largest.problem(f"{text}{way} Or use a smaller file.")
 
 
 def _upload_inputs(prompt: Prompt, input_types: InputTypes) -> Iterator[tuple[str, str, str]]:
-    """(node, input, folder) of every input that the UI offers an upload for, by the node's own definition."""
+    """(node, input, folder) of every such input."""
     for node_id, node in prompt.items():
         definition = input_types(node["class_type"])
         for name, spec in _specs(definition):

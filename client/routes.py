@@ -17,7 +17,7 @@ def add_routes(routes: Any, service: RemoteService) -> None:
         ("POST", "/remote/cancel", guarded(service.cancel)),
         ("GET", "/remote/config", guarded(service.get_config)),
         ("POST", "/remote/config", guarded(service.set_config, own_machine_only=True)),
-        ("POST", "/remote/test", guarded(service.test, own_machine_only=True)),
+        ("POST", "/remote/test", guarded(service.dialog.test, own_machine_only=True)),
     )
     for method, path, handler in table:
         routes.route(method, path)(handler)

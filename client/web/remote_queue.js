@@ -108,7 +108,7 @@ const CANCELS = {
     return type === "queue" && isActive(id) ? void (await cancel([id])) : own(type, id, ...rest);
   },
   async clearItems(own, type, ...rest) {
-    const waiting = type === "queue" ? activeJobs().filter((job) => job.state === "queued") : [];
+    const waiting = type === "queue" ? activeJobs().filter((job) => job.state !== "running") : [];
     if (waiting.length) await cancel(waiting.map((job) => job.prompt_id));
     return own(type, ...rest);
   },

@@ -76,11 +76,13 @@ def test_too_large_is_said_before_sending(ready, endpoint):
     answer = ready.run({**PROMPT, "1": {"class_type": "LoadImage", "inputs": {"image": "large.png"}}})
     assert answer.status_code == 400
     assert "10 MB" in answer.json()["error"]["message"] and "large.png" in answer.json()["error"]["message"]
+    assert "A bucket lifts the limit" in answer.json()["error"]["message"]
+    assert set(answer.json()["node_errors"]) == {"1"}
     huge = {
         **PROMPT,
         "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "x" * RUN_LIMIT_BYTES, "clip": ["4", 1]}},
     }
-    assert "10 MB" in ready.run(huge).json()["error"]["message"]
+    assert "workflow alone is 10.0 MB" in ready.run(huge).json()["error"]["message"]
     assert endpoint.paths("run") == []
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from client import answers, estimate, results
 from client.config import Config, ConfigError, parse_endpoint
+from client.dialog import health_message
 from client.estimate import Sampler, position, samplers
 from client.jobs import Job, JobTable, Request
 from client.native_events import Stage
@@ -18,7 +19,6 @@ from client.poller import Follower
 from client.prompt_prep import PromptProblem, drop_local_nodes, take_repo_list, targets_of
 from client.results import ResultSaver
 from client.runpod_client import EndpointError
-from client.service import health_message
 from tests.client.conftest import PROMPT
 from tests.client.endpoint import completed, picture, png
 

@@ -201,6 +201,8 @@ def _handler(server: S3Server) -> type[BaseHTTPRequestHandler]:
             )
             seen.status = answer.status_code
             kept = {k: v for k, v in answer.headers.items() if k.lower() in ("etag", "content-type", "location")}
+            if self.command == "HEAD" and answer.ok:
+                kept["Content-Length"] = answer.headers["Content-Length"]  # the object's, not that of the empty body
             self._answer(answer.status_code, answer.content, kept)
 
         do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _any  # noqa: N815 - http.server's names
@@ -218,7 +220,8 @@ def _handler(server: S3Server) -> type[BaseHTTPRequestHandler]:
                 self.send_response(status)
                 for name, value in headers.items():
                     self.send_header(name, value)
-                self.send_header("Content-Length", str(len(body)))
+                if "Content-Length" not in headers:
+                    self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
 

@@ -1,0 +1,217 @@
+"""Large inputs into a person's own bucket, against a real S3 server on loopback that checks signatures."""
+
+from __future__ import annotations
+
+import threading
+from datetime import datetime, timezone
+
+import pytest
+import requests
+
+from client import uploads
+from client.bucket_config import BucketConfig
+from client.config import ConfigError
+from client.inputs import LINK_BYTES, too_many
+from client.s3 import Bucket
+from client.uploads import Source, Stopped, Uploader, UploadProblem, check, digest
+from tests.support.s3_server import BUCKET, Canned
+from worker.s3_address import Keys, bucket_address
+from worker.s3_sign import presigned, signed_headers
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+BIG = (12 << 20) + 5
+
+
+@pytest.fixture(autouse=True)
+def quick_and_small(monkeypatch):
+    monkeypatch.setattr(uploads, "PAUSES_S", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(uploads, "PART_BYTES", 5 << 20)
+    monkeypatch.setattr(uploads, "SINGLE_PUT_BYTES", 6 << 20)
+
+
+@pytest.fixture
+def bucket(s3) -> Bucket:
+    return Bucket.of(s3.url, BUCKET, "", s3.access, s3.secret)
+
+
+@pytest.fixture
+def uploader(bucket) -> Uploader:
+    return Uploader(bucket, threading.Event())
+
+
+def source(tmp_path, data: bytes, name: str = "film ä.mp4") -> Source:
+    path = tmp_path / name
+    path.write_bytes(data)
+    return Source(path, len(data), digest(path))
+
+
+@pytest.fixture
+def film(tmp_path) -> Source:
+    return source(tmp_path, bytes(range(256)) * (BIG // 256) + b"12345"[: BIG % 256])
+
+
+def methods(s3) -> list[str]:
+    return [seen.method for seen in s3.seen]
+
+
+def test_a_file_goes_up_signed_once_and_its_link_brings_it_back(s3, uploader, tmp_path):
+    small = source(tmp_path, b"a small film")
+    s3.check_signatures()
+    uploader.bring(small)
+    link = uploader.bring(small)
+    s3.check_signatures(False)
+    assert methods(s3) == ["HEAD", "PUT", "HEAD"]
+    assert s3.object(small.key) == (b"a small film", "video/mp4")
+    assert small.key == f"comfy-inputs/{small.sha256}.mp4"
+    assert f"X-Amz-Expires={24 * 3600}" in link and s3.secret not in link
+    assert requests.get(link, timeout=10).content == b"a small film"
+
+
+def test_a_large_file_goes_in_parts_and_every_byte_is_told(s3, bucket, film):
+    told: list[int] = []
+    s3.check_signatures()
+    Uploader(bucket, threading.Event(), told.append).bring(film)
+    s3.check_signatures(False)
+    assert s3.object(film.key) == (film.path.read_bytes(), "video/mp4")
+    assert sorted(methods(s3)) == ["HEAD", "POST", "POST", "PUT", "PUT", "PUT"]
+    assert sum(told) == film.size
+
+
+def test_what_passes_is_tried_again_and_counted_once(s3, bucket, film):
+    told: list[int] = []
+    s3.answers += [Canned(503, "SlowDown"), Canned(404, "NoSuchKey"), Canned(500, "InternalError")]
+    s3.cut_after += [1000, 70_000]
+    Uploader(bucket, threading.Event(), told.append).bring(film)
+    assert s3.object(film.key)[0] == film.path.read_bytes()
+    assert sum(told) == film.size
+    assert s3.unfinished() == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [(Canned(403, "SignatureDoesNotMatch"), "refused its keys"), (Canned(403, "AccessDenied"), "may read and write"),
+     (Canned(404, "NoSuchBucket"), "no bucket 'pics'"), (Canned(503, "SlowDown"), "overloaded or down"),
+     (Canned(400, "AuthorizationHeaderMalformed", "<Region>eu-west-1</Region>"), "region eu-west-1"),
+     (Canned(301, "PermanentRedirect", "<Region>eu-west-1</Region>"), "region eu-west-1")],
+)  # fmt: skip
+def test_a_refusal_says_what_to_correct_and_leaves_nothing(s3, uploader, film, answer, says):
+    s3.answers += [Canned(404, "NoSuchKey"), *[answer] * 4]
+    with pytest.raises(UploadProblem, match=says) as caught:
+        uploader.bring(film)
+    assert s3.secret not in str(caught.value) and s3.access not in str(caught.value)
+    assert s3.unfinished() == 0
+
+
+def test_keys_that_may_not_list_cannot_tell_what_is_there_and_upload_all_the_same(s3, uploader, tmp_path):
+    s3.answers += [Canned(403, "AccessDenied")]
+    small = source(tmp_path, b"x")
+    uploader.bring(small)
+    assert methods(s3) == ["HEAD", "PUT"]
+
+
+def test_wrong_keys_and_nobody_there(s3, tmp_path):
+    s3.check_signatures()
+    wrong = Bucket.of(s3.url, BUCKET, "", s3.access, "wrong")
+    with pytest.raises(UploadProblem, match="refused its keys"):
+        Uploader(wrong, threading.Event()).bring(source(tmp_path, b"x"))
+    nobody = Bucket.of("http://127.0.0.1:9", BUCKET, "", s3.access, s3.secret)
+    with pytest.raises(UploadProblem, match="ConnectionRefusedError"):
+        Uploader(nobody, threading.Event()).bring(source(tmp_path, b"x"))
+
+
+def test_a_stop_ends_it_and_the_parts_are_dropped(s3, bucket, film):
+    stop = threading.Event()
+
+    def sent(count):
+        if count:
+            stop.set()
+
+    with pytest.raises(Stopped):
+        Uploader(bucket, stop, sent).bring(film)
+    assert s3.unfinished() == 0
+    assert s3.keys() == []
+
+
+def test_a_file_that_changes_meanwhile_does_not_take_the_others_place(s3, bucket, film):
+    def sent(_):
+        film.path.touch()
+
+    with pytest.raises(UploadProblem, match="was changed"):
+        Uploader(bucket, threading.Event(), sent).bring(film)
+    assert s3.keys() == [] and s3.unfinished() == 0
+
+
+def test_the_test_button_puts_and_fetches(s3, bucket):
+    check(bucket, threading.Event())
+    assert s3.keys() == ["comfy-inputs/test.txt"]
+
+
+# -- addresses and signatures --
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [("https://s3.eu-west-1.amazonaws.com", "pics"), ("https://pics.s3.eu-west-1.amazonaws.com", ""),
+     ("https://pics.s3.eu-west-1.amazonaws.com", "pics"), ("https://host:9000/pics", ""),
+     ("https://0123456789abcdef0123456789abcdef.r2.cloudflarestorage.com", "pics"),
+     ("https://s3api-eur-is-1.runpod.io", "vol123"), ("https://fra1.digitaloceanspaces.com", "pics")],
+)  # fmt: skip
+def test_client_and_worker_read_and_sign_alike(address, name):
+    ours = Bucket.of(address, name, "", "AK", "SK")
+    theirs = bucket_address(address, name or None, Keys("AK", "SK"))
+    assert (ours.base, ours.name, ours.region) == (theirs.base, theirs.bucket, theirs.region)
+    url = ours.url("a b/ä.png")
+    assert url == theirs.url("a b/ä.png")
+    assert ours.headers("PUT", f"{url}?uploads=", now=NOW) == signed_headers(
+        "PUT", f"{url}?uploads=", theirs.keys, theirs.region, NOW
+    )
+    assert ours.link("a b/ä.png", 60, NOW) == presigned(url, theirs.keys, theirs.region, 60, NOW)
+
+
+@pytest.mark.parametrize(
+    ("address", "name", "says"),
+    [("", "pics", "address is missing"), ("ftp://host", "pics", "https"), ("https://[", "p1", "not a valid"),
+     ("https://host:x", "pics", "not a valid"), ("https://host", "", "names no bucket"),
+     ("https://host/a/b", "", "path"), ("https://host/one", "two", "'one'"), ("https://host", "a/b", "cannot be"),
+     ("http://example.com", "pics", "unencrypted"), ("https://u:p@host", "pics", "without user")],
+)  # fmt: skip
+def test_a_bucket_that_cannot_be_used_is_refused_with_the_reason(tmp_path, address, name, says):
+    typed = {"address": address, "name": name, "access_key_id": "AK", "secret_access_key": "SK"}
+    with pytest.raises(ConfigError, match=says):
+        BucketConfig(tmp_path).change(typed)
+    assert not (tmp_path / "bucket.json").exists()
+
+
+def test_keys_stay_for_their_own_address_and_are_never_told(tmp_path, monkeypatch):
+    config = BucketConfig(tmp_path)
+    assert config.bucket() is None and config.told()["source"] is None
+    monkeypatch.setenv("BUCKET_ENDPOINT_URL", "https://env.example/envbucket")
+    assert "secret" in config.told()["problem"] or "access key" in config.told()["problem"]
+    monkeypatch.setenv("BUCKET_ACCESS_KEY_ID", "AK-env")
+    monkeypatch.setenv("BUCKET_SECRET_ACCESS_KEY", "SK-env")
+    assert config.bucket().name == "envbucket"
+    config.change(
+        {"address": "https://one.example", "name": "pics", "access_key_id": "AK1", "secret_access_key": "SK1"}
+    )
+    assert (tmp_path / "bucket.json").stat().st_mode & 0o777 == 0o600
+    config.change({"address": "https://one.example", "name": "other", "access_key_id": "", "secret_access_key": ""})
+    assert (config.bucket().name, config.bucket().secret) == ("other", "SK1")
+    told = config.told()
+    assert (told["configured"], told["source"], told["name"]) == (True, "saved", "other")
+    assert not any(secret in str((told, config.bucket())) for secret in ("AK1", "SK1", "env"))
+    with pytest.raises(ConfigError, match="access key id is missing"):
+        config.change({"address": "https://two.example", "name": "pics"})
+    config.forget()
+    assert config.told()["source"] == "environment"
+
+
+# -- which files go --
+
+
+def test_as_few_files_as_can_be_go_by_link_and_none_while_all_fit():
+    sizes = {"a": 4_000_000, "b": 7_000_000, "c": 2_000_000, "d": 100}
+    assert too_many(sizes, 14_000_000) == []
+    assert too_many(sizes, 10_000_000) == ["b"]
+    assert too_many(sizes, 5_000_000) == ["b", "a"]
+    assert too_many(sizes, 3 * LINK_BYTES + 100) == ["b", "a", "c"]
+    assert too_many(sizes, 0) == ["b", "a", "c"], "a link would be larger than the file"
