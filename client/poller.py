@@ -178,7 +178,7 @@ class Follower:
             raise EndpointError("link", str(trouble)) from None
         except OSError as error:
             raise EndpointError("disk", f"The results cannot be saved ({error.strerror}).") from None
-        if not job.files:
+        if not job.files and not job.outputs:
             self.fail(
                 job, Failure("The job completed, but nothing of it could be saved. " + " ".join(warnings), "NO_OUTPUT")
             )

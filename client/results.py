@@ -15,7 +15,6 @@ from typing import Any
 
 from .jobs import Job
 from .links import Link, LinkTrouble, fetch
-from .prompt_prep import is_link
 from .remote_sink import (
     Refused,
     check_picture,
@@ -26,10 +25,15 @@ from .remote_sink import (
     plain_name,
     write_once,
 )
+from .shown import AUDIO, VIDEO, outputs_of
 
 MAX_FILE_BYTES = 192 * 1024 * 1024
-VIDEO, AUDIO = (".mp4", ".webm", ".mkv", ".mov"), (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a")
-OTHER = (".txt", ".json", ".csv", ".srt", ".latent", ".glb", ".gltf", ".obj", ".stl", ".ply", ".exr", ".safetensors")
+OTHER = (
+    ".txt", ".md", ".json", ".yaml", ".csv", ".srt", ".vtt", ".latent", ".safetensors", ".zip", ".pdf",
+    ".glb", ".gltf", ".obj", ".stl", ".ply", ".exr", ".hdr", ".avif", ".tif", ".tiff", ".bmp",
+)  # fmt: skip
+"""Kept by their name, since they are only stored; no SVG, which a browser would run under ComfyUI's own address."""
+TEXT = "text"
 SavePath = Callable[[str, str, int, int], tuple[str, str, int, str, str]]
 """ComfyUI's ``get_save_image_path``: prefix, folder, width, height to folder, name, counter, subfolder, prefix."""
 
@@ -85,8 +89,12 @@ class ResultSaver:
             LinkTrouble: a link cannot be read now; everything else is saved, and a later call goes on.
         """
         trouble: LinkTrouble | None = None
+        texts: dict[str, list[str]] = {}
         warnings = [str(text)[:500] for text in output.get("warnings") or () if isinstance(text, str)]
         for index, entry in enumerate(_entries(output)):
+            if entry.get("type") == TEXT and isinstance(entry.get("text"), str):
+                texts.setdefault(str(entry.get("node_id") or ""), []).append(entry["text"])
+                continue  # shown in its node and no file, as ComfyUI's own are
             try:
                 if entry.get("url") and not (entry.get("b64") or entry.get("data")):
                     self._save_link(job, index, entry)
@@ -98,7 +106,7 @@ class ResultSaver:
                 trouble = error
         if trouble is not None:
             raise trouble
-        job.outputs = outputs_of(job)
+        job.outputs = outputs_of(job, texts)
         self._keep(job)
         return warnings
 
@@ -220,40 +228,3 @@ def _prefix(job: Job, entry: dict[str, Any]) -> str:
     name = re.sub(r"_\d+_?$", "", name) or "ComfyUI"
     parts = [part for part in re.split(r"[\\/]", str(entry.get("subfolder") or "")) if part not in ("", ".", "..")]
     return "/".join([*(plain_name(part, "") for part in parts), name])
-
-
-def outputs_of(job: Job) -> dict[str, Any]:
-    """What each node shows; a PreviewImage beside a SaveImage on the same picture shows the same file."""
-    outputs: dict[str, Any] = {}
-    for file in sorted(job.files, key=lambda item: item["index"]):
-        node_id = file["node_id"] or _only_saver(job)
-        suffix = Path(file["filename"]).suffix.lower()
-        if not node_id or suffix in OTHER:
-            continue
-        shown = {name: file[name] for name in ("filename", "subfolder", "type")}
-        output = outputs.setdefault(node_id, {})
-        output.setdefault("audio" if suffix in AUDIO else "images", []).append(shown)
-        if suffix in VIDEO or "Animated" in str(job.request.prompt.get(node_id, {}).get("class_type")):
-            output["animated"] = [True]
-    return {**_twins(job, outputs), **outputs}
-
-
-def _only_saver(job: Job) -> str:
-    """The node of a result that names none, as other workers send them: the one SaveImage, if there is one."""
-    found = [node_id for node_id, node in job.request.prompt.items() if node["class_type"] == "SaveImage"]
-    return found[0] if len(found) == 1 else ""
-
-
-def _twins(job: Job, outputs: dict[str, Any]) -> dict[str, Any]:
-    prompt = job.request.prompt
-    sources = {
-        tuple(prompt[node_id]["inputs"]["images"]): output
-        for node_id, output in outputs.items()
-        if node_id in prompt and is_link(prompt[node_id]["inputs"].get("images"))
-    }
-    previews = {
-        node_id: node["inputs"]["images"]
-        for node_id, node in prompt.items()
-        if node["class_type"] == "PreviewImage" and is_link(node["inputs"].get("images"))
-    }
-    return {node_id: sources[tuple(link)] for node_id, link in previews.items() if tuple(link) in sources}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 
 import pytest
 
@@ -326,3 +327,26 @@ def test_with_the_real_worker(local, tmp_path):
         frames, _ = local.watch(unknown)
         (error,) = of(frames, "execution_error")
         assert (error["node_id"], error["node_type"]) == ("6", "NoSuchNode")
+
+
+def test_what_remote_config_asks_for_is_sent_and_comes_to_lie_beside_the_picture(ready, endpoint):
+    ready.configure(endpoint, sidecars=True, result_format="webp")
+    about = {"metadata": {"seed": 7}, "parameters": "a cat\nSteps: 4"}
+    endpoint.statuses = [completed(picture(color=(3, 1, 3), **about))]
+    frames, _ = ready.watch()
+    (sent,) = endpoint.paths("run")
+    assert sent["input"]["metadata"] is True and sent["input"]["result"] == {"format": "webp"}
+    (image,) = next(data for data in of(frames, "executed") if data["node"] == "9")["output"]["images"]
+    path = ready.comfy.base / "output" / "sub" / image["filename"]
+    assert path.with_suffix(".txt").read_text() == "a cat\nSteps: 4"
+    assert json.loads(path.with_suffix(".json").read_text()) == {"seed": 7}
+    assert ready.post("/remote/config", {"result_format": "bmp"}).status_code == 400
+    ready.configure(endpoint, sidecars=False, result_format="original")
+
+
+def test_a_job_that_only_shows_a_text_is_done(ready, endpoint):
+    text = {"type": "text", "node_id": "7", "filename": "node_7_00001_.txt", "b64": b64(b"a poem"), "text": "a poem"}
+    endpoint.statuses = [{"status": "COMPLETED", "output": {"images": [], "files": [text]}}]
+    frames, prompt_id = ready.watch()
+    assert [data["output"] for data in of(frames, "executed")] == [{"text": ["a poem"]}]
+    assert ready.job(prompt_id)["state"] == "done"
