@@ -1,0 +1,147 @@
+"""Films of any size up and down with flat memory, each side in a process of its own. ``LARGE_MB=2048`` for real ones.
+
+Down: the worker's upload, an S3 whose objects lie on the disk, the client's fetch with the connection cut half way.
+Up: the client's upload, the same S3, the worker's fetch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.disk_s3 import DiskS3
+from worker.settings import REPO_ROOT
+
+MEGABYTES = int(os.environ.get("LARGE_MB") or 64)
+SIZE = MEGABYTES * 1_000_000
+GROWTH_MB = 40  # of resident memory; a tenth of it at 64 MB would already be the file itself
+pytestmark = pytest.mark.timeout(120 + MEGABYTES)
+
+MEASURED = """
+import json, sys
+
+def memory(name):
+    return next(int(line.split()[1]) / 1000 for line in open("/proc/self/status") if line.startswith(name))
+
+def measured(work):
+    before = memory("VmRSS:")
+    answer = work()
+    print(json.dumps([answer, round(memory("VmHWM:") - before, 1)]))
+"""
+
+WORKER_UPLOADS = """
+from pathlib import Path
+from worker.bucket import Body, Bucket
+from worker.cancel import Stop
+from worker.s3_address import Keys, bucket_address
+
+path, url = Path(sys.argv[1]), sys.argv[2]
+bucket = Bucket(bucket_address(url, "pics", Keys("A", "S")))
+
+def work():
+    with bucket.uploads(Stop()) as uploads:
+        uploads.put("job/film.mp4", Body(path.stat().st_size, path=path), "video/mp4")
+    return bucket.link("job/film.mp4").url
+
+measured(work)
+"""
+
+CLIENT_FETCHES = """
+from pathlib import Path
+from client.links import Link, fetch
+
+part, entry = Path(sys.argv[1]), json.loads(sys.argv[2])
+part.touch()
+measured(lambda: fetch(Link.of(entry, "http://127.0.0.1:1/v2/ep"), part))
+"""
+
+CLIENT_UPLOADS = """
+import threading
+from pathlib import Path
+from client.s3 import Bucket
+from client.uploads import Source, Uploader, digest
+
+path, url = Path(sys.argv[1]), sys.argv[2]
+
+def work():
+    source = Source(path, path.stat().st_size, digest(path))
+    uploader = Uploader(Bucket.of(url, "pics", "", "A", "S"), threading.Event())
+    return [uploader.bring(source), source.key]
+
+measured(work)
+"""
+
+WORKER_FETCHES = """
+from pathlib import Path
+from worker.cancel import Stop
+from worker.input_links import InputLinks
+
+part, url = Path(sys.argv[1]), sys.argv[2]
+
+def work():
+    with InputLinks((url.split("/")[2],), Stop()) as links:
+        return links.fetch(url, "files[0].url", part, 2**40)
+
+measured(work)
+"""
+
+PROGRAMS = {
+    "the worker uploads": WORKER_UPLOADS,
+    "the client fetches": CLIENT_FETCHES,
+    "the client uploads": CLIENT_UPLOADS,
+    "the worker fetches": WORKER_FETCHES,
+}
+
+
+def in_process(what: str, *arguments: str) -> tuple[Any, float]:
+    """What a program answers, and by how many MB its memory grew at most while it worked."""
+    command = [sys.executable, "-c", MEASURED + PROGRAMS[what], *arguments]
+    done = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True, timeout=60 + MEGABYTES, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    answer, growth = json.loads(done.stdout.splitlines()[-1])
+    sys.stdout.write(f"{MEGABYTES} MB, {what}: memory grew by {growth} MB\n")
+    return answer, growth
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory) -> tuple[Path, str]:
+    """A file in which no two pieces are alike, so that none can be lost or doubled unseen; and its SHA-256."""
+    path, digest, left = tmp_path_factory.mktemp("film") / "film.mp4", hashlib.sha256(), SIZE
+    noise = os.urandom(1 << 20)
+    with path.open("wb") as file:
+        while left:
+            piece = (left.to_bytes(8, "big") + noise[8:])[:left]
+            digest.update(piece)
+            left -= file.write(piece)
+    return path, digest.hexdigest()
+
+
+def test_a_film_comes_down_with_flat_memory_though_the_connection_breaks_half_way(film, tmp_path):
+    path, sha256 = film
+    with DiskS3(tmp_path) as s3:
+        url, sending = in_process("the worker uploads", str(path), s3.url)
+        s3.cut_after.append(SIZE // 2)
+        entry = json.dumps({"url": url, "bytes": SIZE, "filename": "film.mp4"})
+        got, receiving = in_process("the client fetches", str(tmp_path / "got.mp4"), entry)
+    assert got == sha256
+    assert (tmp_path / "got.mp4").stat().st_size == SIZE
+    ranges = [asked for method, _, asked in s3.seen if method == "GET"]
+    assert len(ranges) == 2 and int(ranges[1][6:-1]) > SIZE // 4, "it went on where it broke off"
+    assert max(sending, receiving) < GROWTH_MB
+
+
+def test_a_film_goes_up_with_flat_memory(film, tmp_path):
+    path, sha256 = film
+    with DiskS3(tmp_path) as s3:
+        (url, key), sending = in_process("the client uploads", str(path), s3.url)
+        assert s3.path(key).stat().st_size == SIZE
+        got, receiving = in_process("the worker fetches", str(tmp_path / "got.mp4"), url)
+    assert got == sha256
+    assert max(sending, receiving) < GROWTH_MB
