@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from tests.browser import chromium
@@ -59,6 +60,14 @@ class Desk:
                 return answer
             assert time.monotonic() < deadline, f"never so: {script}\n{self.seen_by_person()}"
             time.sleep(0.1)
+
+    def wait_for(self, happened: Callable[[], Any], timeout: float = 20) -> Any:
+        """Until something is true."""
+        deadline = time.monotonic() + timeout
+        while not (answer := happened()):
+            assert time.monotonic() < deadline, f"it never happened\n{self.seen_by_person()}"
+            time.sleep(0.1)
+        return answer
 
     def seen_by_person(self) -> str:
         """The page's text, for a failed test's message."""

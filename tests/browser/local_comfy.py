@@ -10,6 +10,7 @@ from tests.browser.workflows import TEXT_NODE
 from tests.support.simulator_process import Engine, free_port
 
 CLIENT = Path(__file__).resolve().parents[2] / "client"
+MEDIA_NODES = Path(__file__).with_name("media_nodes.py")
 QUIET = {
     "Comfy.TutorialCompleted": True,
     "Comfy.InstalledVersion": "99.0.0",
@@ -31,6 +32,7 @@ class LocalComfy:
         packs.mkdir(parents=True)
         shutil.copytree(CLIENT, packs / "any-Name_of_it", ignore=shutil.ignore_patterns("__pycache__"))
         (packs / "text_node.py").write_text(TEXT_NODE)
+        shutil.copy(MEDIA_NODES, packs)
         user = base / "user" / "default"
         user.mkdir(parents=True)
         (user / "comfy.settings.json").write_text(json.dumps(QUIET))

@@ -11,6 +11,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +112,17 @@ def in_process(what: str, *arguments: str) -> tuple[Any, float]:
     return answer, growth
 
 
-@pytest.fixture(scope="module")
-def film(tmp_path_factory) -> tuple[Path, str]:
+@pytest.fixture
+def room() -> Iterator[Path]:
+    """A folder that is gone at once after the test: pytest's own would keep gigabytes of three runs."""
+    with tempfile.TemporaryDirectory(prefix="large-files-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def film(room) -> tuple[Path, str]:
     """A file in which no two pieces are alike, so that none can be lost or doubled unseen; and its SHA-256."""
-    path, digest, left = tmp_path_factory.mktemp("film") / "film.mp4", hashlib.sha256(), SIZE
+    path, digest, left = room / "film.mp4", hashlib.sha256(), SIZE
     noise = os.urandom(1 << 20)
     with path.open("wb") as file:
         while left:
@@ -123,25 +132,25 @@ def film(tmp_path_factory) -> tuple[Path, str]:
     return path, digest.hexdigest()
 
 
-def test_a_film_comes_down_with_flat_memory_though_the_connection_breaks_half_way(film, tmp_path):
+def test_a_film_comes_down_with_flat_memory_though_the_connection_breaks_half_way(film, room):
     path, sha256 = film
-    with DiskS3(tmp_path) as s3:
+    with DiskS3(room) as s3:
         url, sending = in_process("the worker uploads", str(path), s3.url)
         s3.cut_after.append(SIZE // 2)
         entry = json.dumps({"url": url, "bytes": SIZE, "filename": "film.mp4"})
-        got, receiving = in_process("the client fetches", str(tmp_path / "got.mp4"), entry)
+        got, receiving = in_process("the client fetches", str(room / "got.mp4"), entry)
     assert got == sha256
-    assert (tmp_path / "got.mp4").stat().st_size == SIZE
+    assert (room / "got.mp4").stat().st_size == SIZE
     ranges = [asked for method, _, asked in s3.seen if method == "GET"]
     assert len(ranges) == 2 and int(ranges[1][6:-1]) > SIZE // 4, "it went on where it broke off"
     assert max(sending, receiving) < GROWTH_MB
 
 
-def test_a_film_goes_up_with_flat_memory(film, tmp_path):
+def test_a_film_goes_up_with_flat_memory(film, room):
     path, sha256 = film
-    with DiskS3(tmp_path) as s3:
+    with DiskS3(room) as s3:
         (url, key), sending = in_process("the client uploads", str(path), s3.url)
         assert s3.path(key).stat().st_size == SIZE
-        got, receiving = in_process("the worker fetches", str(tmp_path / "got.mp4"), url)
+        got, receiving = in_process("the worker fetches", str(room / "got.mp4"), url)
     assert got == sha256
     assert max(sending, receiving) < GROWTH_MB

@@ -1,0 +1,151 @@
+"""What comes back is shown in the real page as if it were local, and opens its workflow when dropped there."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from PIL import Image
+
+from tests.browser.workflows import LIST, SAMPLER, text_to_image
+from tests.client.endpoint import KEY, Endpoint, b64, completed, picture
+from tests.support.runpod_platform import CLIENT_KEY
+
+MEDIA = Path(__file__).with_name("media")
+HEADER = {"X-Remote-Serverless": "1"}
+FILM, WEBM, MOVING, SOUND, HEARD, TEXT, PICTURE = range(1, 8)
+KINDS = {
+    FILM: "SaveVideo", WEBM: "SaveWEBM", MOVING: "SaveAnimatedWEBP", SOUND: "SaveAudio", HEARD: "PreviewAudio",
+    TEXT: "PreviewAny", PICTURE: "SaveImage",
+}  # fmt: skip
+
+
+def graph() -> dict[str, Any]:
+    """One of each output node, with nothing before them: the endpoint of these tests looks at no prompt."""
+    nodes = [
+        {
+            "id": number, "type": kind, "pos": [30 + 330 * (number % 4), 40 + 330 * (number // 4)], "size": [300, 300],
+            "flags": {}, "order": number, "mode": 0, "inputs": [], "outputs": [], "properties": {},
+        }
+        for number, kind in KINDS.items()
+    ]  # fmt: skip
+    about = {"version": 0.4, "extra": {}, "config": {}, "groups": [], "links": [], "revision": 0}
+    return {**about, "id": "22222222-2222-4222-8222-222222222222", "last_node_id": 7, "last_link_id": 0, "nodes": nodes}
+
+
+def entry(node_id: int, data: bytes, filename: str, media_type: str, **more: Any) -> dict[str, Any]:
+    names = {"filename": filename, "subfolder": "", "type": "output", "node_id": str(node_id)}
+    return {"b64": b64(data), "media_type": media_type, "bytes": len(data), **names, **more}
+
+
+def moving_webp() -> bytes:
+    out, frames = io.BytesIO(), [Image.new("RGB", (32, 32), (shade, 0, 0)) for shade in (0, 120, 240)]
+    frames[0].save(out, "WEBP", save_all=True, append_images=frames[1:], duration=100)
+    return out.getvalue()
+
+
+def everything() -> dict[str, Any]:
+    """A worker's answer with a result for every node."""
+    text = entry(TEXT, b"a poem", "node_6_00001_.txt", "text/plain", type="text", text="a poem <b>of two</b>\nlines")
+    return completed(
+        entry(MOVING, moving_webp(), "moving_00001_.webp", "image/webp"),
+        picture(str(PICTURE)),
+        files=[
+            entry(FILM, (MEDIA / "film.mp4").read_bytes(), "film_00001_.mp4", "video/mp4"),
+            entry(WEBM, (MEDIA / "film.webm").read_bytes(), "film_00001_.webm", "video/webm"),
+            entry(SOUND, (MEDIA / "sound.flac").read_bytes(), "sound_00001_.flac", "audio/flac"),
+            entry(HEARD, (MEDIA / "sound.flac").read_bytes(), "heard_00001_.flac", "audio/flac", type="temp"),
+            text,
+        ],
+    )
+
+
+@pytest.fixture
+def remote(desk) -> Iterator[Endpoint]:
+    """The page with Remote ON, at an endpoint that says what a test tells it to."""
+    with Endpoint() as endpoint:
+        endpoint.statuses = [everything()]
+        configure(desk, endpoint=endpoint.base, api_key=KEY)
+        desk.open()
+        desk.toggle(on=True)
+        yield endpoint
+
+
+def configure(desk, **changes: Any) -> None:
+    answer = requests.post(desk.local.url + "/remote/config", json=changes, headers=HEADER, timeout=10)
+    assert answer.ok, answer.text
+
+
+PLAYERS = """
+return [...document.querySelectorAll(arguments[0])].map((element) => ({
+  source: element.currentSrc, ready: element.readyState, seen: element.checkVisibility(), width: element.videoWidth,
+  length: element.duration, controls: element.controls}));
+"""
+
+
+def player(desk, tag: str, *words: str) -> dict[str, Any]:
+    """A player in the page whose file has loaded, so that it can be played."""
+
+    def found() -> dict[str, Any] | None:
+        players = desk.js(PLAYERS, tag)
+        return next((each for each in players if each["ready"] and all(word in each["source"] for word in words)), None)
+
+    return dict(desk.wait_for(found))
+
+
+def test_films_sounds_and_texts_are_shown_in_their_nodes(desk, remote):
+    desk.js("return app.loadGraphData(arguments[0]).then(() => null)", graph())
+    desk.wait("return app.graph.getNodeById(arguments[0])?.type === 'SaveVideo'", FILM)
+    desk.queue()
+    for suffix in (".mp4", ".webm"):
+        film = player(desk, "video", suffix, "type=output")
+        assert (film["width"], film["controls"], film["seen"]) == (32, True, True)
+        assert film["length"] == pytest.approx(0.5, abs=0.1)
+    for kind in ("output", "temp"):
+        sound = player(desk, "audio", ".flac", f"type={kind}")
+        assert (sound["controls"], sound["seen"]) == (True, True)
+        assert sound["length"] == pytest.approx(0.1, abs=0.05)
+    desk.wait_picture(PICTURE)
+    desk.wait_picture(MOVING)
+    texts = "return app.graph.getNodeById(arguments[0]).widgets.some((widget) => widget.value === arguments[1])"
+    desk.wait(texts, TEXT, "a poem <b>of two</b>\nlines")
+    desk.wait_idle()
+
+
+@pytest.mark.parametrize("result_format", ["original", "webp"])
+def test_a_dropped_picture_opens_its_workflow(desk, platform, result_format):
+    configure(desk, endpoint=platform.base, api_key=CLIENT_KEY, result_format=result_format)
+    desk.open(steps=3)
+    desk.toggle(on=True)
+    before, files = len(desk.jobs()), desk.local.files("output")
+    desk.queue()
+    assert desk.wait_jobs(before, 1)[0]["status"] == "COMPLETED"
+    (name,) = desk.wait_for(lambda: set(desk.local.files("output")) - set(files))
+    assert name.endswith(".webp" if result_format == "webp" else ".png")
+    desk.wait_idle()
+    desk.js("return app.loadGraphData(arguments[0]).then(() => null)", graph())
+    desk.wait("return app.graph.getNodeById(arguments[0])?.type === 'SaveVideo'", FILM)
+    drop(desk, name)
+    desk.wait("return app.graph.getNodeById(arguments[0])?.title === 'repo_list'", LIST)
+    kinds = desk.js("return Object.fromEntries(app.graph.nodes.map((node) => [node.id, node.type]))")
+    assert kinds == {str(node["id"]): node["type"] for node in text_to_image("tiny.safetensors")["nodes"]}
+    steps = "return app.graph.getNodeById(arguments[0]).widgets.find((widget) => widget.name === 'steps').value"
+    assert desk.js(steps, SAMPLER) == 3
+    configure(desk, result_format="original")
+
+
+def drop(desk, name: str) -> None:
+    """Hand the page a file of the output folder, as dropping it there does."""
+    subfolder, _, filename = name.rpartition("/")
+    desk.js(
+        "const [subfolder, filename] = arguments;"
+        "return api.fetchApi('/view?' + new URLSearchParams({subfolder, filename, type: 'output'}))"
+        ".then((answer) => answer.blob())"
+        ".then((blob) => app.handleFile(new File([blob], filename, {type: blob.type}))).then(() => null)",
+        subfolder,
+        filename,
+    )
