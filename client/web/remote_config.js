@@ -35,7 +35,9 @@ function build() {
   const element = make("dialog", { className: "remote-serverless-dialog" });
   const form = make("form", { method: "dialog", autocomplete: "off" });
   form.append(make("h2", { textContent: "Remote Config" }), ...FIELDS.map(row), bucket());
-  form.append(make("output", { name: "answer" }), buttons());
+  const foot = make("div", { className: "foot" });
+  foot.append(make("output", { name: "answer" }), buttons());
+  form.append(foot);
   form.onsubmit = (event) => {
     event.preventDefault();
     save();

@@ -10,6 +10,7 @@ import requests
 
 from tests.browser.conftest import CHECKPOINT, LOCAL_ONLY
 from tests.browser.workflows import LIST, LOADER, PREVIEW, SAMPLER, SAVE, SECOND_SAMPLER, SECOND_SAVE, two_samplers
+from tests.support.disk_s3 import DiskS3
 from tests.support.runpod_platform import CLIENT_KEY
 from tests.support.waiting import wait_until
 
@@ -59,6 +60,33 @@ def test_config_and_toggle(desk):
     desk.toggle(on=True)
     desk.toggle(on=False)
     assert_key_is_nowhere(desk)
+
+
+def test_a_bucket_is_entered_and_its_keys_never_come_back(at_desk, tmp_path):
+    with DiskS3(tmp_path) as bucket:
+        at_desk.click(".remote-serverless-config")
+        at_desk.wait("return document.querySelector('.remote-serverless-dialog[open]')")
+        assert at_desk.js("return document.querySelector('.remote-serverless-dialog details').open") is False
+        at_desk.enter(bucket_address="http://example.com", bucket_name="pics")
+        at_desk.dialog_button("save")
+        assert "access key id is missing" in at_desk.answer()
+        keys = {"bucket_access_key_id": "disk-access", "bucket_secret_access_key": "disk-secret"}
+        at_desk.enter(bucket_address=bucket.url, **keys)
+        at_desk.dialog_button("test")
+        said = "return document.querySelector('.remote-serverless-dialog output').textContent"
+        at_desk.wait(f"{said}.endsWith('The bucket works.')")
+        at_desk.dialog_button("save")
+        at_desk.wait(f"{said} === 'Saved.'")
+        fields = at_desk.js(
+            "return [...document.querySelectorAll('.remote-serverless-dialog details input')]"
+            ".map((input) => [input.type, input.value, input.placeholder])"
+        )
+        assert [value for _, value, _ in fields] == [bucket.url, "pics", "", "", ""]
+        assert fields[3:] == [["password", "", "configured"]] * 2
+        assert "disk-secret" not in at_desk.js("return document.documentElement.outerHTML")
+        at_desk.dialog_button("forget_bucket")
+        at_desk.wait(f"{said}.startsWith('The saved bucket')")
+        at_desk.dialog_button("close")
 
 
 def assert_key_is_nowhere(desk):
