@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from .prompt_prep import Prompt, PromptProblem
-from .uploads import Source, digest
+from .shown import AUDIO, MODELS_3D, PICTURES, VIDEO
+from .uploads import Source
 
+NAMED = (*PICTURES, ".jpeg", ".bmp", ".tif", ".tiff", *VIDEO, *AUDIO, *MODELS_3D, ".latent")
+"""What a node without an upload button, such as LoadLatent, may have chosen from the input folder; no models."""
 UPLOADS = ("image_upload", "animated_image_upload", "video_upload", "audio_upload", "mesh_upload", "file_upload")
 ENTRY_BYTES = 200  # what stands around a file in the job's JSON: its name above all
 LINK_BYTES = 1500  # a link: keys of some stores are long
@@ -35,13 +38,13 @@ class Input:
 
 
 def find(prompt: Prompt, folders: Folders, input_types: InputTypes) -> list[Input]:
-    """Every input that the UI offers an upload for, by the nodes' own definitions; nothing is read yet.
+    """Every input that names a file, by the nodes' own definitions; nothing is read yet.
 
     Raises:
         PromptProblem: a file is missing or lies elsewhere.
     """
     found = []
-    for node_id, name, kind in _upload_inputs(prompt, input_types):
+    for node_id, name, kind in _file_inputs(prompt, folders, input_types):
         path = _find(node_id, prompt[node_id], name, kind, folders)
         found.append(Input(node_id, prompt[node_id]["class_type"], name, path, path.stat().st_size))
     return found
@@ -52,12 +55,12 @@ def take(prompt: Prompt, found: list[Input]) -> tuple[Prompt, dict[str, Source]]
 
     A name of its content's hash keeps two people's ``example.png`` apart on one worker, and the worker's cache right.
     """
-    changed, sources, known = dict(prompt), {}, dict[Path, str]()
+    changed, sources, known = dict(prompt), {}, dict[Path, Source]()
     for each in found:
-        sha256 = known.get(each.path) or digest(each.path)
-        known[each.path] = sha256
-        sent = f"{sha256[:16]}_{_plain(each.path.name)}"
-        sources[sent] = Source(each.path, each.size, sha256)
+        source = known.get(each.path) or Source.of(each.path)
+        known[each.path] = source
+        sent = f"{source.sha256[:16]}_{_plain(each.path.name)}"
+        sources[sent] = source
         node = changed[each.node_id]
         changed[each.node_id] = {**node, "inputs": {**node["inputs"], each.name: sent}}
     return changed, sources
@@ -99,15 +102,29 @@ def too_large(found: list[Input], limit: int, problem: str = "") -> PromptProble
     return largest.problem(f"{text}{way} Or use a smaller file.")
 
 
-def _upload_inputs(prompt: Prompt, input_types: InputTypes) -> Iterator[tuple[str, str, str]]:
-    """(node, input, folder) of every such input."""
+def _file_inputs(prompt: Prompt, folders: Folders, input_types: InputTypes) -> Iterator[tuple[str, str, str]]:
+    """(node, input, folder): what the UI offers an upload for, and what is chosen from a list of the input folder."""
     for node_id, node in prompt.items():
-        definition = input_types(node["class_type"])
-        for name, spec in _specs(definition):
-            options = spec[1] if isinstance(spec, (list, tuple)) and len(spec) > 1 else None
-            uploads = isinstance(options, dict) and any(options.get(flag) for flag in UPLOADS)
-            if uploads and isinstance(node["inputs"].get(name), str) and node["inputs"][name]:
+        for name, spec in _specs(input_types(node["class_type"])):
+            value, options = node["inputs"].get(name), _options(spec)
+            if not isinstance(value, str) or not value:
+                continue
+            if any(options.get(flag) for flag in UPLOADS):
                 yield node_id, name, str(options.get("image_folder") or "input")
+            elif value in _choices(spec) and value.lower().endswith(NAMED) and (folders["input"] / value).is_file():
+                yield node_id, name, "input"
+
+
+def _options(spec: Any) -> dict[str, Any]:
+    options = spec[1] if isinstance(spec, (list, tuple)) and len(spec) > 1 else None
+    return options if isinstance(options, dict) else {}
+
+
+def _choices(spec: Any) -> list[Any]:
+    """Of a list to choose from, in either of the ways that ComfyUI's nodes write it."""
+    first = spec[0] if isinstance(spec, (list, tuple)) and spec else None
+    choices = first if isinstance(first, list) else _options(spec).get("options")
+    return choices if isinstance(choices, list) else []
 
 
 def _specs(definition: dict[str, Any]) -> Iterator[tuple[str, Any]]:

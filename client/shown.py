@@ -14,8 +14,8 @@ from .prompt_prep import is_link
 
 VIDEO = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v")
 AUDIO = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac")
-_OTHER_KEYS = {".latent": "latents", **dict.fromkeys((".glb", ".gltf", ".obj", ".stl", ".ply"), "3d")}
-_PICTURES = (".png", ".jpg", ".webp", ".gif")
+PICTURES, MODELS_3D = (".png", ".jpg", ".webp", ".gif"), (".glb", ".gltf", ".obj", ".stl", ".ply")
+_OTHER_KEYS = {".latent": "latents", **dict.fromkeys(MODELS_3D, "3d")}
 _TWINS = {"PreviewImage": "images", "PreviewAudio": "audio"}
 """Nodes that show what another one saves, by the input that both read; a worker returns the saved file alone."""
 
@@ -40,7 +40,7 @@ def outputs_of(job: Job, texts: dict[str, list[str]]) -> dict[str, Any]:
 def _key(suffix: str, class_type: str) -> str:
     if suffix in AUDIO:
         return "audio"
-    if suffix in (*VIDEO, *_PICTURES):
+    if suffix in (*VIDEO, *PICTURES):
         return "gifs" if class_type == "VHS_VideoCombine" else "images"
     return _OTHER_KEYS.get(suffix, "")
 

@@ -55,7 +55,17 @@ class Source:
 
     path: Path
     size: int
+    changed_ns: int
     sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> Source:
+        """Read it once, a piece at a time. Raises OSError."""
+        mark, digest = _mark(path), hashlib.sha256()
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+        return cls(path, *mark, digest.hexdigest())
 
     @property
     def key(self) -> str:
@@ -100,16 +110,16 @@ class Uploader:
         self._ask("PUT", self._bucket.url(source.key), body, headers, payload=source.sha256)
 
     def _put_parts(self, source: Source) -> None:
-        url, before = self._bucket.url(source.key), _mark(source.path)
+        url = self._bucket.url(source.key)
         answer = self._ask("POST", f"{url}?uploads=", headers={"Content-Type": source.media_type})[2]
         upload = quote(_tag(answer, "UploadId"), safe="-_.~")
         if not upload:
             raise UploadProblem("The bucket began an upload without naming it. Is its address an S3-compatible one?")
         try:
             tags = self._parts(f"{url}?uploadId={upload}", source)
-            if _mark(source.path) != before:
-                raise UploadProblem(f"{source.path.name} was changed while it was uploaded. Queue the job again.")
-            self._complete(f"{url}?uploadId={upload}", tags)
+            if _mark(source.path) != (source.size, source.changed_ns):
+                raise _changed(source.path)
+            self._complete(f"{url}?uploadId={upload}", tags, source)
         except BaseException:
             with contextlib.suppress(UploadProblem, Stopped):
                 self._ask_once("DELETE", f"{url}?uploadId={upload}")  # its parts would be paid for
@@ -136,13 +146,17 @@ class Uploader:
             raise problem
         return [future.result() for future in futures]
 
-    def _complete(self, url: str, tags: list[str]) -> None:
+    def _complete(self, url: str, tags: list[str], source: Source) -> None:
         parts = "".join(
             f"<Part><PartNumber>{number}</PartNumber><ETag>{html.escape(tag)}</ETag></Part>"
             for number, tag in enumerate(tags, start=1)
         )
         xml = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
-        self._ask("POST", url, xml, {"Content-Type": "application/xml"})
+        try:
+            self._ask("POST", url, xml, {"Content-Type": "application/xml"})
+        except UploadProblem:
+            if not self._is_there(source):  # it was completed, and the answer was lost
+                raise
 
     # -- one request --
 
@@ -223,6 +237,8 @@ class _Body:
 
     def read(self, size: int) -> bytes:
         data = self._file.read(min(size, self.length - self.given))
+        if not data and self.given < self.length:
+            raise _changed(self._path)
         self.given += len(data)
         self._tick(len(data))
         return data
@@ -249,13 +265,8 @@ def check(bucket: Bucket, stop: threading.Event) -> None:
         raise UploadProblem(f"The bucket takes files, but its links cannot be fetched ({status}). May its key read?")
 
 
-def digest(path: Path) -> str:
-    """A file's SHA-256, a piece at a time."""
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            found.update(piece)
-    return found.hexdigest()
+def _changed(path: Path) -> UploadProblem:
+    return UploadProblem(f"{path.name} was changed while it was uploaded. Queue the job again.")
 
 
 def _mark(path: Path) -> tuple[int, int]:
@@ -279,6 +290,8 @@ def _refused(status: int, body: bytes, bucket: str) -> UploadProblem:
     said = f"{status} {code}".strip()
     if status >= 500 or status in (408, 429) or code in _PASSING:
         return UploadProblem(f"The bucket is overloaded or down ({said}). Queue the job again later.", again=True)
+    if code == "RequestTimeTooSkewed":
+        return UploadProblem("The bucket refuses this computer's clock. Set it right, and queue the job again.")
     if status in (401, 403) or code in _KEYS:
         return UploadProblem(f"The bucket refused its keys ({said}). Enter ones that may read and write {bucket!r}.")
     if status == 404:

@@ -68,12 +68,12 @@ CLIENT_UPLOADS = """
 import threading
 from pathlib import Path
 from client.s3 import Bucket
-from client.uploads import Source, Uploader, digest
+from client.uploads import Source, Uploader
 
 path, url = Path(sys.argv[1]), sys.argv[2]
 
 def work():
-    source = Source(path, path.stat().st_size, digest(path))
+    source = Source.of(path)
     uploader = Uploader(Bucket.of(url, "pics", "", "A", "S"), threading.Event())
     return [uploader.bring(source), source.key]
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from client import answers, estimate, results
+from client import answers, estimate, inputs, results
 from client.config import Config, ConfigError, parse_endpoint
 from client.dialog import health_message
 from client.estimate import Sampler, position, samplers
@@ -423,3 +423,25 @@ def test_a_latent_gets_the_name_that_its_node_asks_for(tmp_path):
     job = dataclasses.replace(job, request=Request({"7": node("SaveLatent", filename_prefix="mine/x")}, {}))
     a_saver(tmp_path, lambda _: None).save(job, {"files": [latent]})
     assert job.outputs == {"7": {"latents": [{"filename": "mine/x_00001_.latent", "subfolder": "", "type": "output"}]}}
+
+
+# -- which files travel --
+
+
+def test_what_a_node_chose_from_the_input_folder_travels_though_it_has_no_upload_button(tmp_path):
+    for name in ("a.latent", "b.png", "model.safetensors", "unlisted.latent"):
+        (tmp_path / name).write_bytes(b"x")
+    specs = {
+        "LoadLatent": {"required": {"latent": [["a.latent", "gone.latent"]]}},
+        "Chooses": {"required": {"video": ("COMBO", {"options": ["b.png"]}), "model": (["model.safetensors"],)}},
+    }
+    prompt = {
+        "1": node("LoadLatent", latent="a.latent"), "2": node("Chooses", video="b.png", model="model.safetensors"),
+        "3": node("LoadLatent", latent="gone.latent"), "4": node("LoadLatent", latent="unlisted.latent"),
+    }  # fmt: skip
+    folders = dict.fromkeys(("input", "output", "temp"), tmp_path)
+    found = inputs.find(prompt, folders, lambda kind: specs[kind])
+    assert [(each.node_id, each.name, each.path.name) for each in found] == [
+        ("1", "latent", "a.latent"),
+        ("2", "video", "b.png"),
+    ]

@@ -12,7 +12,7 @@ from client import links, uploads
 from client.links import Link, fetch
 from client.remote_sink import Refused
 from client.s3 import Bucket
-from client.uploads import Source, Uploader, UploadProblem, check, digest
+from client.uploads import Source, Uploader, UploadProblem, check
 from tests.support.disk_s3 import BUCKET, DiskS3
 from tests.support.own_ca import OwnCa
 
@@ -45,7 +45,7 @@ def bucket(store, host: str = "localhost") -> Bucket:
 def film(tmp_path) -> Source:
     path = tmp_path / "film.mp4"
     path.write_bytes(FILM)
-    return Source(path, len(FILM), digest(path))
+    return Source.of(path)
 
 
 def test_up_and_down_over_tls_with_a_cut_connection_resumed(store, trusted, tmp_path, monkeypatch):

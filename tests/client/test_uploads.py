@@ -13,7 +13,7 @@ from client.bucket_config import BucketConfig
 from client.config import ConfigError
 from client.inputs import LINK_BYTES, too_many
 from client.s3 import Bucket
-from client.uploads import Source, Stopped, Uploader, UploadProblem, check, digest
+from client.uploads import Source, Stopped, Uploader, UploadProblem, check
 from tests.support.s3_server import BUCKET, Canned
 from worker.s3_address import Keys, bucket_address
 from worker.s3_sign import presigned, signed_headers
@@ -42,7 +42,7 @@ def uploader(bucket) -> Uploader:
 def source(tmp_path, data: bytes, name: str = "film ä.mp4") -> Source:
     path = tmp_path / name
     path.write_bytes(data)
-    return Source(path, len(data), digest(path))
+    return Source.of(path)
 
 
 @pytest.fixture
@@ -139,6 +139,28 @@ def test_a_file_that_changes_meanwhile_does_not_take_the_others_place(s3, bucket
     with pytest.raises(UploadProblem, match="was changed"):
         Uploader(bucket, threading.Event(), sent).bring(film)
     assert s3.keys() == [] and s3.unfinished() == 0
+
+
+def test_a_file_that_changed_after_it_was_looked_at_is_not_uploaded_as_what_it_was(s3, uploader, film):
+    film.path.write_bytes(film.path.read_bytes()[:-10])
+    with pytest.raises(UploadProblem, match="was changed"):
+        uploader.bring(film)
+    assert s3.keys() == [] and s3.unfinished() == 0
+
+
+def test_a_completion_whose_answer_was_lost_is_looked_for(s3, uploader, film):
+    """HEAD, begin, three parts; then the completion is done, and its answer says otherwise."""
+    complete = uploader._ask
+
+    def lost(method, url, *more, **named):
+        answer = complete(method, url, *more, **named)
+        if method == "POST" and "uploadId=" in url:
+            raise UploadProblem("The bucket answered 404 NoSuchUpload.")
+        return answer
+
+    uploader._ask = lost
+    uploader.bring(film)
+    assert s3.object(film.key)[0] == film.path.read_bytes()
 
 
 def test_the_test_button_puts_and_fetches(s3, bucket):
