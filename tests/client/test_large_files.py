@@ -18,12 +18,16 @@ from typing import Any
 
 import pytest
 
+from client.uploads import Source
+from tests.client.conftest import PROMPT, Local
+from tests.client.test_jobs import wait_state
+from tests.client.test_large_inputs import configure
 from tests.support.disk_s3 import DiskS3
 from worker.settings import REPO_ROOT
 
 MEGABYTES = int(os.environ.get("LARGE_MB") or 64)
 SIZE = MEGABYTES * 1_000_000
-GROWTH_MB = 40  # of resident memory; a tenth of it at 64 MB would already be the file itself
+GROWTH_MB = 40  # of resident memory; a film that is held once would be all of its size
 pytestmark = pytest.mark.timeout(120 + MEGABYTES)
 
 MEASURED = """
@@ -154,3 +158,46 @@ def test_a_film_goes_up_with_flat_memory(film, room):
         got, receiving = in_process("the worker fetches", str(room / "got.mp4"), url)
     assert got == sha256
     assert max(sending, receiving) < GROWTH_MB
+
+
+@pytest.fixture
+def pack(ready) -> Iterator[Local]:
+    """A configured pack whose films are gone after the test, since pytest would keep them."""
+    yield ready
+    ready.post("/remote/config", {"forget_bucket": True})
+    for found in (*ready.comfy.base.rglob("*.mp4"), ready.comfy.base / "input" / "film.png"):
+        found.unlink(missing_ok=True)
+
+
+def test_through_the_whole_pack_up_and_down_with_flat_memory(pack, endpoint, film, room):
+    """The memory of the local ComfyUI itself, from the Run button to the saved film."""
+    path, sha256 = film
+    comfy = pack.comfy
+    os.link(path, comfy.base / "input" / "film.png")
+    process = Path(f"/proc/{comfy.engine.process.pid}")
+    with DiskS3(room) as s3:
+        configure(pack, s3)
+        os.link(path, s3.path("job/film.mp4"))
+        names = {"filename": "film_00001_.mp4", "subfolder": "", "type": "output", "node_id": "9"}
+        entry = {"url": f"{s3.url}/pics/job/film.mp4?X-Amz-Signature=s", "bytes": SIZE, **names}
+        s3.cut_after.append(SIZE // 2)
+        endpoint.statuses = [{"status": "COMPLETED", "output": {"images": [], "files": [entry]}}]
+        (process / "clear_refs").write_text("5")  # the peak is counted from here
+        before = memory(process, "VmRSS:")
+        loader = {"class_type": "LoadImage", "inputs": {"image": "film.png"}}
+        prompt_id = pack.run({**PROMPT, "1": loader}).json()["prompt_id"]
+        job = wait_state(pack, prompt_id, "done", "failed", timeout=60 + MEGABYTES)
+        growth = memory(process, "VmHWM:") - before
+    assert job["state"] == "done", job["error"]
+    sys.stdout.write(f"{MEGABYTES} MB, the whole pack: memory grew by {growth:.1f} MB\n")
+    (saved,) = job["outputs"]["9"]["images"]
+    saved_path = comfy.base / "output" / saved["subfolder"] / saved["filename"]
+    for there in (saved_path, s3.path(f"comfy-inputs/{sha256}.png")):
+        assert Source.of(there).sha256 == sha256
+    assert growth < GROWTH_MB
+
+
+def memory(process: Path, name: str) -> float:
+    """A number of a process's memory, in MB."""
+    lines = (process / "status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1000 for line in lines if line.startswith(name))
