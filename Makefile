@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help run endpoint test lint format comfyui test-comfyui image test-image bench clean
+.PHONY: help run endpoint test coverage lint format comfyui test-comfyui image test-image bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -33,6 +33,9 @@ endpoint: $(VENV)/.run-stamp ## a RunPod-compatible endpoint on this machine, in
 test: $(VENV)/.test-stamp ## lint, then every test
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest
+
+coverage: $(VENV)/.test-stamp ## every test under coverage; the table per module goes to docs/coverage.md
+	$(BIN)/python scripts/module_coverage.py
 
 lint: $(VENV)/.test-stamp ## ruff, mypy, shellcheck, hadolint, oxlint
 	$(BIN)/ruff check .
