@@ -219,6 +219,7 @@ def _prompt(value: Any) -> Prompt:
         raise _invalid("prompt", "is missing", "Send the API-format prompt: in ComfyUI, Workflow > Export (API).")
     if isinstance(value, str):
         value = _prompt_from_text(value)
+        _check_transportable({"prompt": value})  # an escape in the text may stand for what JSON itself cannot say
     if not isinstance(value, dict):
         raise _invalid("prompt", f"must be an object of nodes, but is {_kind(value)}")
     if isinstance(value.get("nodes"), list) or "last_node_id" in value:
@@ -244,7 +245,7 @@ def _prompt_from_text(text: str) -> Any:
         return json.loads(text, parse_constant=refuse)
     except RecursionError:
         raise _invalid("prompt", "is nested too deeply") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # not only JSONDecodeError: a number of more than 4300 digits is a plain one
         raise _invalid("prompt", f"is a string, but not JSON: {error}") from None
 
 
