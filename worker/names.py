@@ -32,7 +32,8 @@ def clean_name(name: str) -> str:
     last = name.replace("\\", "/").rsplit("/", 1)[-1]
     if re.match(r"[A-Za-z]:", last):
         raise ValueError("starts with a Windows drive letter")
-    last = "".join(c for c in unicodedata.normalize("NFC", last) if unicodedata.category(c) not in _INVISIBLE)
+    last = "".join(c for c in last if unicodedata.category(c) not in _INVISIBLE)
+    last = unicodedata.normalize("NFC", last)  # after them: an invisible character keeps an accent from its letter
     last = last.translate(_WINDOWS_FORBIDDEN).lstrip(". ").rstrip(". ")
     if not last:
         raise ValueError("is empty once unusable characters are gone")
@@ -104,4 +105,6 @@ def name_of_disposition(header: str) -> str | None:
             return unquote(extended[2], encoding=extended[1] or "utf-8", errors="strict")
     message = Message()
     message["Content-Disposition"] = " ".join(header.splitlines())
-    return message.get_filename()
+    with contextlib.suppress(LookupError, ValueError):  # what the email package makes of a NUL or an odd charset
+        return message.get_filename()
+    return None
