@@ -154,7 +154,11 @@ def _simple_line(number: int, text: str) -> RepoLine | None:
 
 
 def _parse_line(number: int, text: str, hosts: Sequence[str], allow_pickle: bool) -> RepoLine:
-    if len(text.encode(errors="replace")) > MAX_LINE_BYTES:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise _Bad("holds half of a surrogate pair, which is not valid Unicode text") from None
+    if size > MAX_LINE_BYTES:
         raise _Bad(f"is longer than {MAX_LINE_BYTES} bytes")
     word, link, rest = _words(text)
     folder = _folder(word)

@@ -251,3 +251,12 @@ def test_later_errors_quote_the_line_as_well():
     error = line_error(one(f"lora {VERSION}"), Code.MODEL_NOT_FOUND, "it is gone", details={"status": 404})
     assert str(error).startswith(f"MODEL_NOT_FOUND: repo_list line 1 (`lora {VERSION}`): it is gone.")
     assert error.details == {"line": 1, "text": f"lora {VERSION}", "status": 404}
+
+
+@pytest.mark.parametrize(
+    "line", ["https://civitai.com/models/1?x=\ud800", "lora https://hf.co/a/b/resolve/main/\ud800.sft"]
+)
+def test_half_a_character_in_a_line_is_refused_with_its_number(line):
+    error = refusal(f"\n{line}")
+    assert error.details["lines"][0]["number"] == 2
+    assert "surrogate" in error.message
