@@ -18,6 +18,9 @@ from worker.places import DiskFile, Place
 from worker.prompts import Names
 from worker.redact import redact_url
 
+MAX_ID_BYTES = 32
+"""A longer file id (made of a link's own fields where the site gave no metadata) is a hash in a name."""
+
 
 @dataclass(frozen=True)
 class Want:
@@ -110,7 +113,9 @@ def collision_name(filename: str, identity: str) -> str:
     ending = extension(filename)
     stem = filename[: len(filename) - len(ending)]
     site, _, rest = identity.partition(":")
-    number = rest.rpartition(":")[2] if site == "civitai" else hashlib.sha256(identity.encode()).hexdigest()[:8]
+    number = rest.rpartition(":")[2]
+    if site != "civitai" or len(number.encode()) > MAX_ID_BYTES:
+        number = hashlib.sha256(identity.encode()).hexdigest()[:8]
     tail = f".{number}{filename[len(stem) :]}"
     return stem.encode()[: MAX_NAME_BYTES - len(tail.encode())].decode(errors="ignore") + tail
 

@@ -314,6 +314,12 @@ def test_collision_names_of_other_sites_and_of_long_names():
     assert len(long.encode()) <= MAX_NAME_BYTES
 
 
+def test_the_collision_name_of_a_file_known_only_by_a_long_link_fits_on_the_disk():
+    name = plan.collision_name("m.safetensors", f"civitai:1:{'x' * 500}")
+    assert len(name.encode()) <= 255
+    assert name != plan.collision_name("m.safetensors", f"civitai:1:{'y' * 500}")
+
+
 def test_known_lines_need_no_look_up_and_equal_files_count_once():
     file = disk("loras/a.safetensors")
     stock = inventory(file, entries=[entry(file, keys=("k1", "k2"))])
