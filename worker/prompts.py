@@ -109,7 +109,10 @@ def model_names(prompt: Prompt) -> Mentions:
     names: set[str] = set()
     texts: list[str] = []
     for text in _strings(prompt):
-        names.update(loose(line.strip()) for line in text.splitlines() if is_model_name(line.strip()))
+        for line in text.splitlines():
+            if is_model_name(line.strip()):
+                # Also without a second `` (1)``: a copy of a copy is matched to the copy.
+                names.update((loose(line.strip()), loose(loose(line.strip()))))
         for tag in (*_EMBEDDING.findall(text), *_LORA_TAG.findall(text)):
             names.add(loose(tag if is_model_name(tag) else f"{tag}.safetensors"))
         if "embedding:" in text.lower():
@@ -182,7 +185,8 @@ def _options(info: Any, name: str) -> list[str] | None:
     """The values of a combo input, in ComfyUI's older form (a list) or its newer one; None when it is no combo."""
     inputs = info.get("input") if isinstance(info, Mapping) else None
     for group in ("required", "optional"):
-        spec = ((inputs or {}).get(group) or {}).get(name)
+        fields = inputs.get(group) if isinstance(inputs, Mapping) else None
+        spec = fields.get(name) if isinstance(fields, Mapping) else None
         if not isinstance(spec, (list, tuple)) or not spec:
             continue
         values = spec[0]
@@ -222,11 +226,9 @@ def _spelled(spell_value: Callable[[str], str], spell_option: Callable[[str], st
 
 
 def _listed_elsewhere(names: Names) -> _Step:
-    renamed = {name: actual for folder in names.renamed.values() for name, actual in folder.items()}
-
     def step(value: str, options: Sequence[str]) -> Iterable[str]:
-        actual = renamed.get(_base(value))
-        return [actual] if actual and actual in options else []
+        wanted = _base(value)  # two folders may each have renamed a file of one name: the options tell them apart
+        return [folder[wanted] for folder in names.renamed.values() if folder.get(wanted) in options]
 
     return step
 

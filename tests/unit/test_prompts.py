@@ -88,6 +88,25 @@ def test_a_listed_file_that_had_to_take_another_name_wins_over_the_unlisted_one_
     assert read_as("flux.7.safetensors", *options, names=names) == "flux.7.safetensors"
 
 
+def test_each_folder_finds_its_own_renamed_file_where_two_have_renamed_one_name():
+    names = Names(
+        {}, {"loras": {"x.safetensors": "x.1.safetensors"}, "checkpoints": {"x.safetensors": "x.2.safetensors"}}
+    )
+    assert read_as("x.safetensors", "x.safetensors", "x.1.safetensors", names=names) == "x.1.safetensors"
+    assert read_as("x.safetensors", "x.safetensors", "x.2.safetensors", names=names) == "x.2.safetensors"
+
+
+def test_a_copy_of_a_copy_protects_the_copy_it_is_read_as():
+    assert read_as("a (1) (1).safetensors", "a (1).safetensors") == "a (1).safetensors"
+    assert model_names({"1": node("X", a="a (1) (1).safetensors")}).cover("a (1).safetensors")
+
+
+@pytest.mark.parametrize("broken", [{"input": 5}, {"input": {"required": 5}}, {"input": {"required": None}}])
+def test_an_odd_description_of_a_node_is_no_list_of_models(broken):
+    prompt = {"1": node("Odd", ckpt_name="a.safetensors")}
+    assert match_models(prompt, {"Odd": broken}).prompt == prompt
+
+
 def test_what_was_changed_is_said_and_the_callers_prompt_is_not_touched():
     prompt = {"4": node("CheckpointLoaderSimple", ckpt_name="sdxl\\A.safetensors")}
     before = copy.deepcopy(prompt)
