@@ -1,0 +1,231 @@
+"""Plan and prune: for any disk, list, prompt and settings, nothing precious goes and no more than must."""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker import plan
+from worker.inventory import Inventory
+from worker.manifest import Entry
+from worker.model_types import MANAGED_FOLDERS, ModelFile, RepoLine
+from worker.places import DiskFile, Place
+from worker.prompts import model_names
+from worker.prune import PRUNE_MAX_FILES, SPARE_BYTES, PruneRules, plan_prune, room_first
+
+STARTED_NS = 2_000_000_000_000_000_000
+MB = 1 << 20
+FOLDERS = ("loras", "checkpoints", "vae", "embeddings", "unet", "clip", "style_models", "..", "custom_nodes")
+NAMES = ("a.safetensors", "A.safetensors", "sub/a.safetensors", "b.SafeTensors", "c (1).safetensors", "d.ckpt", "e.sft")
+PLACES = st.builds(Place, st.sampled_from(FOLDERS), st.sampled_from(NAMES))
+TIMES = st.integers(-5, 5).map(lambda step: STARTED_NS + step * 10**9)
+SIZES = st.sampled_from([1, 3, 10, 200]).map(lambda size: size * MB)
+GLOBS = st.lists(
+    st.sampled_from(["a*", "*/a.*", "loras/*", "SUB/*", "nothing", "[ab].safetensors", "*.ckpt"]), max_size=2
+)
+PROMPTS = st.lists(
+    st.sampled_from(
+        ["A.safetensors", "x\\c.safetensors", "b (1).safetensors", "embedding:a", "<lora:b:1>", "other.sft"]
+    ),
+    max_size=2,
+).map(lambda values: {str(number): {"inputs": {"x": value}} for number, value in enumerate(values)})
+
+
+@st.composite
+def disks(draw):
+    """An inventory: files of all kinds, some known to the manifest."""
+    files, entries = {}, {}
+    for number, place in enumerate(draw(st.lists(PLACES, unique=True, max_size=8))):
+        file = DiskFile(
+            place, draw(SIZES), draw(TIMES), draw(TIMES), number, draw(st.booleans()) and draw(st.booleans())
+        )
+        files[place] = file
+        if draw(st.booleans()):
+            entries[place] = Entry(
+                place,
+                f"civitai:1:{number}",
+                draw(st.sampled_from([place.basename, "other.safetensors"])),
+                file.size,
+                file.mtime_ns,
+                aliases=tuple(draw(st.lists(st.sampled_from(["other.sft", "z.safetensors"]), max_size=1))),
+                last_used=draw(st.sampled_from([0.0, 1.0, 2.0, STARTED_NS / 1e9])),
+            )
+    names = frozenset((p.folder, p.name.casefold()) for p in files if "/" not in p.name)
+    return Inventory(files, entries, {}, names)
+
+
+@st.composite
+def situations(draw):
+    """(inventory, listed places, prompt, rules), gates mostly open."""
+    disk = draw(disks())
+    some = st.frozensets(st.sampled_from(sorted(disk.files)), max_size=2) if disk.files else st.just(frozenset())
+    mostly = st.integers(0, 7).map(bool)
+    rules = PruneRules(
+        wanted=draw(mostly),
+        list_empty=not draw(mostly),
+        shared=not draw(mostly),
+        alone=draw(mostly),
+        started_ns=STARTED_NS,
+        dry_run=not draw(mostly),
+        keep_globs=tuple(draw(GLOBS)),
+        keep_bytes=draw(st.sampled_from([0, 0, 1, 5, 12, 210])) * MB,
+        baked=frozenset(disk.files[place].fingerprint for place in draw(some)),
+        used_since=draw(st.sampled_from([None, None, STARTED_NS / 1e9 - 3])),
+        last_used=dict.fromkeys(draw(some), draw(st.sampled_from([1.5, 3.0]))),
+    )
+    return disk, draw(some), draw(PROMPTS), rules
+
+
+def planned(situation):
+    disk, listed, prompt, rules = situation
+    return plan_prune(disk, listed, model_names(prompt), rules)
+
+
+def recency(file, disk, rules):
+    entry = disk.entries.get(file.place)
+    used = max(entry.last_used if entry else 0.0, rules.last_used.get(file.place, 0.0))
+    return used or max(file.mtime_ns, file.ctime_ns) / 1e9
+
+
+@given(situations())
+def test_nothing_that_any_rule_protects_may_ever_go(situation):
+    disk, listed, prompt, rules = situation
+    mentions = model_names(prompt)
+    for file in (*planned(situation).doomed, *planned(situation).cached):
+        place, entry = file.place, disk.entries.get(file.place)
+        assert place not in listed
+        assert place.where in MANAGED_FOLDERS
+        assert place.name.lower().endswith(".safetensors")
+        assert not file.linked
+        assert file.fingerprint not in rules.baked
+        assert file.mtime_ns < STARTED_NS
+        assert file.ctime_ns < STARTED_NS
+        assert not mentions.cover(place.name, (entry.canonical, *entry.aliases) if entry else ())
+        spellings = [str(place).lower(), place.name.lower(), place.basename.lower()]
+        assert not any(fnmatch.fnmatchcase(text, glob.lower()) for glob in rules.keep_globs for text in spellings)
+        assert rules.used_since is None or recency(file, disk, rules) < rules.used_since
+
+
+@given(situations())
+def test_nothing_goes_with_an_empty_list_or_prune_off_or_beside_another_job_or_on_a_shared_volume(situation):
+    rules = situation[3]
+    chosen = planned(situation)
+    if rules.list_empty or not rules.wanted or rules.shared or not rules.alone:
+        assert (chosen.doomed, chosen.cached) == ((), ())
+        assert chosen.withheld
+    if rules.dry_run:
+        assert chosen.withheld
+
+
+@given(situations())
+def test_every_unlisted_file_stays_with_a_reason_or_may_go_and_never_both(situation):
+    disk, listed, _, rules = situation
+    chosen = planned(situation)
+    if rules.why_not():
+        return
+    doomed, kept = {file.place for file in chosen.doomed}, set(chosen.kept)
+    assert doomed.isdisjoint(kept)
+    assert doomed | kept == set(disk.files) - set(listed)
+    assert {file.place for file in chosen.cached} <= kept
+
+
+@given(situations())
+def test_keep_gb_is_never_exceeded_and_keeps_what_was_used_last(situation):
+    disk, _, _, rules = situation
+    chosen = planned(situation)
+    assert sum(file.size for file in chosen.cached) <= rules.keep_bytes
+    for file in chosen.doomed:
+        at_least_as_new = sum(
+            other.size for other in chosen.cached if recency(other, disk, rules) >= recency(file, disk, rules)
+        )
+        assert file.size > rules.keep_bytes - at_least_as_new
+
+
+@given(situations())
+def test_one_more_listed_model_never_dooms_another(situation):
+    disk, listed, prompt, rules = situation
+    before = {file.place for file in planned(situation).doomed}
+    for place in disk.files:
+        after = {file.place for file in planned((disk, listed | {place}, prompt, replace(rules, keep_bytes=0))).doomed}
+        if not rules.keep_bytes:
+            assert after <= before - {place}
+
+
+@given(st.integers(PRUNE_MAX_FILES - 2, PRUNE_MAX_FILES + 3))
+def test_a_plan_over_the_limit_deletes_nothing_and_one_within_it_all(count):
+    files = [DiskFile(Place("loras", f"{n}.safetensors"), MB, 1, 1, n, False) for n in range(count)]
+    rules = PruneRules(wanted=True, list_empty=False, shared=False, alone=True, started_ns=STARTED_NS)
+    doomed = plan_prune(Inventory({file.place: file for file in files}), (), model_names({}), rules).doomed
+    assert len(doomed) == (count if count <= PRUNE_MAX_FILES else 0)
+
+
+@given(situations(), st.integers(0, 400), st.integers(0, 400), st.booleans())
+def test_making_room_frees_enough_and_no_file_more(situation, needed_mb, free_mb, shared):
+    chosen = planned(situation)
+    needed, free = needed_mb * MB, SPARE_BYTES + free_mb * MB
+    first = room_first(chosen, needed, free, shared=shared)
+    missing = needed + SPARE_BYTES - free if needed else 0
+    may_go = (*chosen.doomed, *chosen.cached)
+    if first is None:
+        assert missing > 0
+        assert shared or chosen.withheld or sum(file.size for file in may_go) < missing
+        return
+    assert set(first) <= set(may_go)
+    assert sum(file.size for file in first) >= missing
+    assert not first or sum(file.size for file in first[:-1]) < missing
+    assert not (shared or chosen.withheld) or first == ()
+    assert not set(first) & set(chosen.cached) or set(chosen.doomed) <= set(first)
+
+
+# --- which files to fetch, and under which names --------------------------------------------------------------------
+
+IDENTITIES = st.sampled_from(["civitai:1:1", "civitai:1:2", "civitai:2:3", "hf:org/repo@main:a", "http:https://h/a"])
+FILENAMES = st.sampled_from(["a.safetensors", "A.safetensors", "b.safetensors", "a.1.safetensors", "漢" * 70 + ".sft"])
+WANTED = st.builds(
+    lambda number, identity, folder, name, size: ModelFile(
+        identity, folder, name, "https://h/a", RepoLine(number, "", f"k{number}", "civitai", "", None, None), size
+    ),
+    st.integers(1, 9),
+    IDENTITIES,
+    st.sampled_from(["loras", "diffusion_models"]),
+    FILENAMES,
+    st.none() | SIZES,
+)
+
+
+@given(st.lists(WANTED, max_size=6))
+def test_each_file_is_wanted_once_a_folder_and_answers_to_every_line_and_name_that_meant_it(files):
+    wants = plan.gather(files)
+    assert len({(want.file.identity, want.file.folder) for want in wants}) == len(wants)
+    for file in files:
+        (want,) = [want for want in wants if (want.file.identity, want.file.folder) == (file.identity, file.folder)]
+        assert file.line.key in want.keys
+        assert file.filename in (want.file.filename, *want.aliases)
+
+
+@given(
+    st.lists(WANTED, max_size=6),
+    st.dictionaries(
+        st.builds(Place, st.sampled_from(["loras", "unet"]), FILENAMES), st.tuples(IDENTITIES, st.booleans())
+    ),
+)
+def test_new_files_take_names_that_nothing_has_had_or_is_about_to_have(files, others):
+    wants = plan.gather(files)
+    taken = frozenset((place.folder, place.name.casefold()) for place, (_, there) in others.items() if there)
+    pending = {place: Entry(place, who, place.name, 0, 0, origin="pending") for place, (who, there) in others.items()}
+    spent = {place: who for place, (who, there) in others.items() if not there}
+    places = plan.place_new(wants, Inventory({}, {}, pending, taken), spent)
+    keys = [(place.folder, place.name.casefold()) for place in places]
+    assert len(set(keys)) == len(keys)
+    assert not set(keys) & taken
+    for want, place in zip(wants, places, strict=True):
+        assert place.where == want.file.folder
+        assert "/" not in place.name
+        assert len(place.name.encode()) <= 255
+        assert place not in pending or pending[place].identity == want.file.identity
+        assert spent.get(place, want.file.identity) == want.file.identity
+    if wants and not others:
+        assert places[0].name == wants[0].file.filename
