@@ -67,3 +67,11 @@ def test_the_first_bytes_tell_a_page_from_a_model():
     assert looks_like(safetensors_bytes(256)[:32]) is None
     assert looks_like(b"  \n<html>" + bytes(20)) == "a web page or XML"
     assert looks_like(b"") == "something else than safetensors"
+
+
+def test_a_shape_whose_product_would_take_hours_is_refused_at_once(tmp_path):
+    shape = ",".join(["9" * 4000] * 3000)
+    header = b'{"a":{"dtype":"F32","shape":[%s],"data_offsets":[0,4]}}' % shape.encode()
+    with pytest.raises(SafetensorsError, match="does not fit its bytes"):
+        check(tmp_path, struct.pack("<Q", len(header)) + header + bytes(4))
+    check(tmp_path, header_only({"a": {"dtype": "F32", "shape": [10**12, 10**12, 0], "data_offsets": [0, 0]}}))
