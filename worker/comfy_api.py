@@ -102,11 +102,18 @@ class ComfyApi:
         async with socket:
             await socket.send_json({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
             self._connected.set()
-            self._listener({"type": SOCKET_OPEN, "data": {}})
+            self._tell({"type": SOCKET_OPEN, "data": {}})
             async for message in socket:
                 parse = _PARSERS.get(message.type)
                 if parse and (event := parse(message.data)):
-                    self._listener(event)
+                    self._tell(event)
+
+    def _tell(self, event: Event) -> None:
+        """Whatever one event does to the listener, it hears the next: one that is not heard may cost a job minutes."""
+        try:
+            self._listener(event)
+        except Exception:
+            log.exception("one of ComfyUI's events could not be taken in (%.40s)", event["type"])
 
     # ------------------------------------------------------------------ questions and orders
 
@@ -136,7 +143,7 @@ class ComfyApi:
     async def is_queued(self, prompt_id: str) -> bool:
         """Whether a prompt waits or runs."""
         queue = _json((await self._call("GET", "/queue", timeout_s=QUICK_TIMEOUT_S))[1])
-        items = [*queue.get("queue_running", ()), *queue.get("queue_pending", ())]
+        items = [*(queue.get("queue_running") or ()), *(queue.get("queue_pending") or ())]
         return any(item[1] == prompt_id for item in items)
 
     async def knows(self, prompt_id: str) -> bool:
@@ -200,7 +207,7 @@ class ComfyApi:
 def _json(answer: bytes) -> dict[str, Any]:
     try:
         body = json.loads(answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
 
@@ -208,9 +215,12 @@ def _json(answer: bytes) -> dict[str, Any]:
 def _parse(frame: str) -> Event | None:
     try:
         event = json.loads(frame)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return event if isinstance(event, dict) and isinstance(event.get("data"), dict) else None
+    if not isinstance(event, dict) or not isinstance(event.get("data"), dict):
+        return None
+    kind = event.get("type")
+    return event if isinstance(kind, str) and kind not in (SOCKET_OPEN, PREVIEW) else None
 
 
 def _parse_preview(frame: bytes) -> Event | None:
@@ -227,7 +237,7 @@ def _parse_preview(frame: bytes) -> Event | None:
 def _parse_metadata(text: bytes) -> dict[str, Any] | None:
     try:
         metadata = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return metadata if isinstance(metadata, dict) else None
 

@@ -119,11 +119,16 @@ class JobProgress:
         self._now.update(prompt_id=data.get("prompt_id"), percent=0.0)
 
     def _cached(self, data: Update) -> None:
-        self._done.update(str(node) for node in data.get("nodes") or ())
+        nodes = data.get("nodes")
+        if isinstance(nodes, list):
+            self._done.update(str(node) for node in nodes)
         self._now["percent"] = self._percent()
 
     def _states(self, data: Update) -> None:
-        for node_id, state in (data.get("nodes") or {}).items():
+        nodes = data.get("nodes")
+        for node_id, state in nodes.items() if isinstance(nodes, dict) else ():
+            if not isinstance(state, dict):
+                continue
             if self._nodes.get(node_id) != state:
                 self._nodes[node_id] = self._new_nodes[node_id] = state
             if state.get("state") == "finished":
@@ -156,8 +161,8 @@ class JobProgress:
         done = 0.0
         for node_id, weight in self._weights.items():
             state = self._nodes.get(node_id) or {}
-            share = 1.0 if node_id in self._done else float(state.get("value") or 0) / float(state.get("max") or 1)
-            done += weight * min(1.0, share)
+            share = 1.0 if node_id in self._done else _share(state.get("value"), state.get("max"))
+            done += weight * share
         return round(100 * done / max(1, sum(self._weights.values())), 1)
 
 
@@ -170,6 +175,14 @@ _TAKERS: dict[str, Callable[[JobProgress, Update], None]] = {
     "executed": JobProgress._executed_node,
     PREVIEW: JobProgress._previewed,
 }
+
+
+def _share(value: Any, most: Any) -> float:
+    """How much of a node is done, 0 to 1; 0 where a custom node counts in something else than numbers."""
+    try:
+        return min(1.0, max(0.0, float(value or 0) / float(most or 1)))
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
 
 
 def _steps_of(node: Any) -> int:

@@ -124,3 +124,13 @@ def test_a_batch_of_thumbnails_is_spread_over_updates_in_order():
         given += [thumbnail["index"] for thumbnail in thumbnails]
     assert list(dict.fromkeys(given)) == list(range(11))
     assert all(given.count(index) == 2 for index in range(11))
+
+
+def test_odd_values_of_a_custom_node_count_as_nothing_done():
+    job = progress({"1": {"class_type": "A", "inputs": {}}, "2": {"class_type": "B", "inputs": {}}})
+    job.event({"type": "execution_cached", "data": {"nodes": 5}})
+    for odd in (5, {"1": 5}, {"1": {"value": "x", "max": []}}, {"1": {"value": 10**400, "max": "nan"}}):
+        job.event({"type": "progress_state", "data": {"nodes": odd}})
+    job.event({"type": "progress_state", "data": {"nodes": {"2": {"value": 1, "max": 2}}}})
+    job.event({"type": "executing", "data": {"node": "2"}})
+    assert job.take()["percent"] == 25.0

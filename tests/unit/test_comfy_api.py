@@ -1,0 +1,85 @@
+"""The worker's ears and questions: what ComfyUI may send without ending either."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from aiohttp import web
+
+from worker.comfy_api import ComfyApi, NoAnswer
+
+ODD_FRAMES = ["[" * 50_000, "1" * 5000, "5", "{}", '{"data": {}}', '{"type": [], "data": {}}']
+ODD_FRAMES += ['{"type": "worker.preview", "data": {}}', b"", b"\x00\x00\x00\x04\xff\xff\xff\xff" + b"[" * 50_000]
+
+
+async def heard_after(frames, listener):
+    """What a listener hears of these frames and of a last one, ``good``."""
+    heard, done = [], asyncio.Event()
+
+    async def serve(request):
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        for frame in frames:
+            await (socket.send_bytes(frame) if isinstance(frame, bytes) else socket.send_str(frame))
+        await socket.send_json({"type": "good", "data": {}})
+        async for _ in socket:
+            pass
+        return socket
+
+    def hear(event):
+        heard.append(event["type"])
+        if event["type"] == "good":
+            done.set()
+        listener(event)
+
+    app = web.Application()
+    app.router.add_get("/ws", serve)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    api = ComfyApi(f"http://127.0.0.1:{runner.addresses[0][1]}", "me")
+    with api.heard_by(hear):
+        api.follow_events()
+        await asyncio.wait_for(done.wait(), 20)
+    await api.close()
+    await runner.cleanup()
+    return heard
+
+
+def test_frames_that_say_nothing_are_passed_over():
+    assert asyncio.run(heard_after(ODD_FRAMES, bool)) == ["worker.socket_open", "good"]
+
+
+def test_an_event_that_the_listener_cannot_take_is_logged_and_the_next_one_heard(caplog):
+    def listener(event):
+        if event["type"] == "bad":
+            raise KeyError("node")
+
+    heard = asyncio.run(heard_after(['{"type": "bad", "data": {}}'], listener))
+    assert heard == ["worker.socket_open", "bad", "good"]
+    assert "could not be taken in (bad)" in caplog.text
+
+
+def test_answers_that_are_no_json_objects_say_nothing():
+    async def ask():
+        async def answer(request):
+            return web.Response(
+                body={"/system_stats": b"[" * 50_000, "/history/a": b"1" * 5000}.get(request.path, b"[]")
+            )
+
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        api = ComfyApi(f"http://127.0.0.1:{runner.addresses[0][1]}", "me")
+        said = await api.system_stats(), await api.history("a"), await api.knows("a"), await api.object_info("A")
+        await runner.cleanup()
+        with pytest.raises(NoAnswer):
+            await api.system_stats()
+        assert not await api.is_up()
+        await api.close()
+        return said
+
+    assert asyncio.run(ask()) == ({}, None, False, {})
