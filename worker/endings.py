@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from worker.errors import Code, WorkerError
@@ -12,10 +13,10 @@ TRACEBACK_LINES = 3  # the innermost frames say where; the outer ones are ComfyU
 
 def failure(history: dict[str, Any]) -> WorkerError | None:
     """The error that a ``/history`` entry stands for; None when the prompt succeeded."""
-    status = history.get("status") or {}
-    if status.get("status_str", "success") == "success":
+    status = history.get("status")
+    if not isinstance(status, dict) or status.get("status_str", "success") == "success":
         return None
-    messages = {name: data for name, data in status.get("messages") or () if isinstance(data, dict)}
+    messages = messages_of(history)
     if failed := messages.get("execution_error"):
         return _node_failure(failed)
     if stopped := messages.get("execution_interrupted"):
@@ -25,10 +26,22 @@ def failure(history: dict[str, Any]) -> WorkerError | None:
     return WorkerError(Code.NODE_FAILED, "the prompt failed and ComfyUI did not say where")
 
 
+def messages_of(history: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What ComfyUI said of the prompt while it ran, by the kind of message; what is no message is left out."""
+    status = history.get("status")
+    said = status.get("messages") if isinstance(status, dict) else None
+    pairs = [each for each in _list(said) if len(_list(each)) == 2]
+    return {str(kind): data for kind, data in pairs if isinstance(data, dict)}
+
+
+def _list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, (list, tuple)) else ()
+
+
 def _node_failure(failed: dict[str, Any]) -> WorkerError:
     kind = str(failed.get("exception_type", ""))
     message = str(failed.get("exception_message", "")).strip()
-    frames = [str(line).strip() for line in failed.get("traceback") or ()]
+    frames = [str(line).strip() for line in _list(failed.get("traceback"))]
     details = {
         "node_id": failed.get("node_id"),
         "class_type": failed.get("node_type"),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from worker.endings import messages_of
 from worker.errors import Code, WorkerError
 from worker.media import HEAD_BYTES
 
@@ -61,14 +62,16 @@ class OutputFile:
 
 def outputs_of(history: dict[str, Any]) -> list[Output]:
     """Every file in a ``/history`` entry, in the order of the node ids, each once."""
-    nodes = history.get("outputs") or {}
+    nodes = history.get("outputs")
+    nodes = nodes if isinstance(nodes, dict) else {}
     found = [output for node_id in sorted(nodes, key=_natural) for output in _of_node(node_id, nodes[node_id])]
     return list(dict.fromkeys(found))
 
 
 def _natural(node_id: str) -> list[tuple[int, str]]:
     """``2`` before ``10``, and ``12:3`` (a node in a subgraph) after ``12``."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", node_id) if part]
+    parts = re.split(r"([0-9]{1,18})", node_id)
+    return [(int(part), "") if number % 2 else (0, part) for number, part in enumerate(parts) if part]
 
 
 def _of_node(node_id: str, ui: Any) -> Iterator[Output]:
@@ -104,9 +107,9 @@ def choose(outputs: list[Output]) -> tuple[list[Output], list[str]]:
 
 def cached_nodes(history: dict[str, Any]) -> frozenset[str] | None:
     """The nodes that ComfyUI took from an earlier prompt, by a ``/history`` entry; None when it does not tell."""
-    messages = (history.get("status") or {}).get("messages") or ()
-    found = [data.get("nodes") for name, data in messages if name == "execution_cached" and isinstance(data, dict)]
-    return frozenset(str(node) for nodes in found if isinstance(nodes, list) for node in nodes) if found else None
+    told = messages_of(history).get("execution_cached")
+    nodes = told.get("nodes") if told is not None else None
+    return frozenset(map(str, nodes)) if isinstance(nodes, list) else None
 
 
 class Names:

@@ -40,8 +40,8 @@ def lists_left_out(body: Body) -> list[tuple[str, str]]:
     """(node class, input) of each list with over 20 entries: ComfyUI leaves those out of its errors."""
     found = []
     for node in _node_errors(body).values():
-        for error in node.get("errors") or ():
-            extra = error.get("extra_info") or {}
+        for error in _errors(node):
+            extra = _extra(error)
             if error.get("type") == "value_not_in_list" and listed(extra.get("input_config")) is None:
                 found.append((str(node.get("class_type")), str(extra.get("input_name"))))
     return found
@@ -52,10 +52,24 @@ def _node_errors(body: Body) -> dict[str, Body]:
     return {k: v for k, v in found.items() if isinstance(v, dict)} if isinstance(found, dict) else {}
 
 
+def _list(node: Body, name: str) -> list[Any]:
+    found = node.get(name)
+    return found if isinstance(found, list) else []
+
+
+def _errors(node: Body) -> list[Body]:
+    return [error for error in _list(node, "errors") if isinstance(error, dict)]
+
+
+def _extra(error: Body) -> Body:
+    found = error.get("extra_info")
+    return found if isinstance(found, dict) else {}
+
+
 def _of_targets(node_errors: dict[str, Body], targets: Collection[str] | None) -> dict[str, Body]:
     if targets is None:
         return node_errors
-    return {k: v for k, v in node_errors.items() if set(v.get("dependent_outputs") or ()) & set(targets)}
+    return {k: v for k, v in node_errors.items() if any(target in _list(v, "dependent_outputs") for target in targets)}
 
 
 def _from_whole_prompt(status: int, body: Body) -> WorkerError:
@@ -71,7 +85,7 @@ def _from_whole_prompt(status: int, body: Body) -> WorkerError:
     if kind == "prompt_no_outputs":
         return WorkerError(Code.NO_OUTPUT, "the prompt has no node that saves or shows anything")
     if kind in ("invalid_prompt", "missing_node_type") and "does not exist" in message + str(error.get("details")):
-        extra = error.get("extra_info") or {}
+        extra = _extra(error)
         named = message.removeprefix("Cannot execute because node ").split(" does not")[0]
         class_type = extra.get("class_type") or named
         node_id = str(extra.get("node_id") or node_id)
@@ -86,9 +100,7 @@ def _from_whole_prompt(status: int, body: Body) -> WorkerError:
 def _from_nodes(node_errors: dict[str, Body], options: Options) -> WorkerError:
     """One error out of all nodes' errors: the gravest first, the others in its details."""
     found = [
-        _from_node(node_id, node, error, options)
-        for node_id, node in node_errors.items()
-        for error in node.get("errors") or ()
+        _from_node(node_id, node, error, options) for node_id, node in node_errors.items() for error in _errors(node)
     ]
     if not found:
         return WorkerError(Code.PROMPT_INVALID, "ComfyUI refused the prompt", details={"node_errors": node_errors})
@@ -103,7 +115,7 @@ def _from_nodes(node_errors: dict[str, Body], options: Options) -> WorkerError:
 
 def _from_node(node_id: str, node: Body, error: Body, options: Options) -> WorkerError:
     class_type = str(node.get("class_type", "?"))
-    extra = error.get("extra_info") or {}
+    extra = _extra(error)
     input_name = str(extra.get("input_name") or str(error.get("details", "")).split(" - ")[0])
     details = {"node_id": node_id, "class_type": class_type, "input": input_name}
     where = f"node {node_id} ({class_type})"

@@ -165,3 +165,18 @@ def test_the_official_shape():
         "images": [{"filename": "a.mp4", "type": "s3_url", "data": "https://x"}],
         "errors": ["w"],
     }
+
+
+@pytest.mark.parametrize("odd", [5, "x", [], {"messages": 5}, {"messages": ["x", [1, 2, 3], [["a"], {}]]}])
+def test_an_odd_history_breaks_nothing(odd):
+    broken = {"status": odd, "outputs": odd}
+    assert failure(broken) is None
+    assert (outputs_of(broken), cached_nodes(broken)) == ([], frozenset())
+    failing = {"status": {"status_str": "error", "messages": [["execution_error", {"traceback": odd}]]}}
+    assert failure(failing).code is Code.NODE_FAILED
+
+
+@pytest.mark.parametrize("node_id", ["\u00b2", "3\u00b2", "9" * 5000, ""])
+def test_a_node_may_have_any_id(node_id):
+    (output,) = outputs_of({"outputs": {node_id: {"images": [IMAGE]}}})
+    assert output.node_id == node_id

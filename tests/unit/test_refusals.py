@@ -105,3 +105,19 @@ def test_an_answer_without_reasons_is_an_error_all_the_same(body):
     error = refusal(500, body, None, no_options)
     assert error is not None
     assert error.code is Code.PROMPT_INVALID
+
+
+ODD = (
+    {"errors": 5},
+    {"errors": [5]},
+    {"errors": [{"extra_info": 5}], "dependent_outputs": 5},
+    {"errors": [{"type": []}]},
+)
+
+
+@pytest.mark.parametrize("node", ODD)
+def test_odd_node_errors_are_still_a_refusal(node):
+    body = {"node_errors": {"1": node}}
+    assert lists_left_out(body) == []
+    assert refusal(400, body, None, no_options).code is Code.PROMPT_INVALID
+    assert refusal(200, body, ["9"], no_options) is None
