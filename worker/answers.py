@@ -6,6 +6,7 @@ Civitai's rows follow its source (civitai/civitai@ebed661, ``pages/api/download/
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -34,21 +35,21 @@ class Answer:
 
     @property
     def content_type(self) -> str:
-        """Media type without its parameters, lower case."""
-        return self.headers.get("Content-Type", "").split(";")[0].strip().lower()
+        """Media type without its parameters, lower case, fit to be shown."""
+        return plain(self.headers.get("Content-Type", "").split(";")[0].strip().lower(), 80)
 
     @property
     def retry_after_s(self) -> float | None:
         """Retry-After in seconds, from a number or a date; None when absent or unreadable."""
         value = self.headers.get("Retry-After", "").strip()
-        if value.isdigit():
+        if re.fullmatch(r"[0-9]{1,9}", value):
             return float(value)
         try:
             when = parsedate_to_datetime(value)
-        except (TypeError, ValueError):
+            when = when if when.tzinfo else when.replace(tzinfo=timezone.utc)
+            return max(0.0, (when - datetime.now(timezone.utc)).total_seconds())
+        except (TypeError, ValueError, OverflowError):
             return None
-        when = when if when.tzinfo else when.replace(tzinfo=timezone.utc)
-        return max(0.0, (when - datetime.now(timezone.utc)).total_seconds())
 
     @property
     def json(self) -> dict[str, Any]:

@@ -208,7 +208,8 @@ def _whole(value: Any) -> int | None:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+    """A text that can be written down; an escape in JSON may stand for half a character, which can not."""
+    return value.encode(errors="ignore").decode() if isinstance(value, str) else ""
 
 
 def _list(value: Any) -> list[Facts]:

@@ -81,10 +81,14 @@ def ask(
 def size_of(status: int, headers: CaseInsensitiveDict[str]) -> int | None:
     """Bytes of the whole file: the total of a Content-Range, or a 200's Content-Length; None when neither says."""
     if status == 206:
-        found = re.fullmatch(r"bytes \d+-\d+/(\d+)", headers.get("Content-Range", "").strip())
-        return int(found[1]) if found else None
-    length = headers.get("Content-Length", "")
-    return int(length) if length.isdigit() else None
+        found = re.fullmatch(r"bytes [0-9]+-[0-9]+/([0-9]+)", headers.get("Content-Range", "").strip())
+        return whole(found[1]) if found else None
+    return whole(headers.get("Content-Length", ""))
+
+
+def whole(text: str) -> int | None:
+    """A number of bytes as a header gives it; None for anything else that Python would call digits."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
 
 
 def _name(headers: CaseInsensitiveDict[str], url: str) -> str | None:

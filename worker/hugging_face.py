@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote, urlsplit
 import requests
 
 from worker.cancel import Stop
-from worker.direct import ask, size_of
+from worker.direct import ask, size_of, whole
 from worker.errors import Code
 from worker.fetching import Client
 from worker.model_types import ModelFile, RepoLine
@@ -33,7 +33,7 @@ def resolve(line: RepoLine, client: Client, stop: Stop, allow_pickle: bool) -> M
         headers, status = response.headers, response.status_code
     commit = headers.get("X-Repo-Commit", "")
     commit = commit if re.fullmatch(r"[0-9a-f]{40,64}", commit) else revision
-    linked = headers.get("X-Linked-Size", "")
+    linked = whole(headers.get("X-Linked-Size", ""))
     published = _name(path, line)
     return ModelFile(
         identity=f"hf:{repo}@{commit}:{path}",
@@ -41,7 +41,7 @@ def resolve(line: RepoLine, client: Client, stop: Stop, allow_pickle: bool) -> M
         filename=filename,
         url=f"{client.sites.hf_url}/{quote(repo)}/resolve/{quote(commit, safe='')}/{quote(path)}",
         line=line,
-        size=int(linked) if linked.isdigit() else (size_of(status, headers) if status in (200, 206) else None),
+        size=size_of(status, headers) if linked is None and status in (200, 206) else linked,
         sha256=_sha256(headers.get("X-Linked-ETag", "")),
         aliases=() if published == filename else (published,),
     )
