@@ -11,6 +11,7 @@ from typing import Any
 from .runpod_client import EndpointError
 
 EXPIRY_S = 30 * 60  # RunPod keeps a result this long
+_LONGEST = 1e12
 _WAITING = ("IN_QUEUE", "QUEUED")
 _WORKING = ("IN_PROGRESS", "RUNNING")
 PHASES = {
@@ -71,10 +72,13 @@ def _completed(body: dict[str, Any], output: Any) -> Report:
     timings = output.get("timings")
     run_s = timings.get("run_s") if isinstance(timings, dict) else None
     execution = body.get("executionTime")
-    run_ms = (
-        run_s * 1000 if isinstance(run_s, (int, float)) else execution if isinstance(execution, (int, float)) else None
-    )
+    run_ms = run_s * 1000 if _is_time(run_s) else execution if _is_time(execution) else None
     return Report("done", output=output, run_ms=run_ms)
+
+
+def _is_time(value: Any) -> bool:
+    """A number that a job can have taken: JSON's may also be infinite, or have thousands of digits."""
+    return isinstance(value, (int, float)) and 0 <= value < _LONGEST
 
 
 def _failure(error: Any, output: Any) -> Failure:
@@ -89,14 +93,15 @@ def _failure(error: Any, output: Any) -> Failure:
     node_id, class_type = str(details.get("node_id") or ""), str(details.get("class_type") or "")
     if not node_id and (named := re.search(r"\bnode ([\w:]+)(?: \(([^)]+)\)| is an? ([^,\s]+),)", text)):
         node_id, class_type = named[1], named[2] or named[3]
-    trace = trace or [str(line) + "\n" for line in details.get("traceback") or details.get("log") or () if line]
+    told = details.get("traceback") or details.get("log")
+    trace = trace or [str(line) + "\n" for line in told if line] if isinstance(told, list) else trace
     return Failure(text, code, node_id, class_type, trace[-40:])
 
 
 def _sentence(error: Any) -> tuple[str, list[str]]:
     """The error's text; the SDK wraps an exception of a handler in JSON with a traceback."""
     if isinstance(error, str) and error.lstrip().startswith("{"):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             error = json.loads(error)
     if isinstance(error, dict):
         trace = str(error.get("error_traceback") or "").splitlines(keepends=True)

@@ -8,6 +8,7 @@ from typing import Any
 from .prompt_prep import Prompt, is_link
 
 _FALLBACK_STEPS = 20
+_MOST_STEPS = 1_000_000  # JSON knows infinity, and a number that is none
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def _number(value: Any, prompt: Prompt, names: tuple[str, ...], otherwise: int =
     """A number, followed through links."""
     for _ in range(20):
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return int(value)
+            return int(min(max(0, value), _MOST_STEPS))
         source = prompt.get(value[0]) if is_link(value) else None
         if source is None:
             break

@@ -142,13 +142,13 @@ def _connect(link: Link) -> http.client.HTTPConnection:
 def _expected(link: Link, response: http.client.HTTPResponse, file: BinaryIO) -> int | None:
     """The size of the whole file, once the answer is known to be (the rest of) it."""
     _check_status(response.status)
-    resumed = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    resumed = re.match(r"bytes ([0-9]{1,18})-", response.headers.get("Content-Range", ""))
     if link.got and not (response.status == 206 and resumed and int(resumed[1]) == link.got):
         link.begin_again(file)
         if response.status != 200:
             raise LinkTrouble("it cannot be resumed")
     length = response.headers.get("Content-Length", "")
-    if not length.isdigit():
+    if not re.fullmatch(r"[0-9]{1,18}", length):
         return link.size
     total = link.got + int(length)
     link.check_size(total)

@@ -138,7 +138,9 @@ class ResultSaver:
         """What the worker tells of a picture, beside it; a file that is there already is left as it is."""
         about, text, path = entry.get("metadata"), entry.get("parameters"), self._path(file)
         if isinstance(about, dict) and about:
-            write_once(path.with_suffix(".json"), json.dumps(about, indent=2, ensure_ascii=False).encode())
+            write_once(
+                path.with_suffix(".json"), json.dumps(about, indent=2, ensure_ascii=False).encode("utf-8", "replace")
+            )
         if isinstance(text, str) and text:
             write_once(path.with_suffix(".txt"), text.encode("utf-8", "replace"))
 
@@ -192,12 +194,13 @@ class ResultSaver:
 
 
 def _entries(output: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    batches: dict[Any, int] = {}
+    batches: dict[str, int] = {}
     for group in ("images", "files"):
         items = output.get(group)
         for item in items if isinstance(items, list) else ():
             if isinstance(item, dict):
-                batch = batches[item.get("node_id")] = batches.get(item.get("node_id"), -1) + 1
+                node_id = str(item.get("node_id"))
+                batch = batches[node_id] = batches.get(node_id, -1) + 1
                 yield {**item, "batch": batch}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -190,10 +191,10 @@ def _words(body: bytes, key: str) -> str:
     try:
         value = json.loads(body)
         text = value.get("error") or value.get("message") or value.get("detail") if isinstance(value, dict) else ""
-    except ValueError:
+    except (ValueError, RecursionError):
         text = ""
     return str(text or "").replace(key, "***")[:300]
 
 
 def _seconds(text: str | None) -> float | None:
-    return float(text) if text and text.strip().isdigit() else None
+    return float(text) if text and re.fullmatch(r"\s*[0-9]{1,9}\s*", text) else None
