@@ -66,6 +66,8 @@ class Worker:
             answer = WorkerError(Code.INTERNAL, f"{type(error).__name__}: {error}").answer()
         finally:
             self._jobs -= 1
+            if not self._jobs:
+                self.models.let_go()
         if not self.runner.server.trusted:
             self._end_after_this_job()
         return answer

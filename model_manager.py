@@ -2,8 +2,9 @@
 
 Joins the rooms that do the work and reads like a table of contents: what the lines mean (``worker/repo_list.py``), what
 is on disk (``worker/inventory.py``), which wanted files are there already (``worker/adopt.py``), what to do about the
-others (``worker/plan.py``), where models come from (a :class:`worker.model_types.Source`) and how files go
-(``worker/pruner.py``). Knows nothing of ComfyUI but a function that makes it let go of its files.
+others (``worker/plan.py``), what other workers use and bring (``worker/leases.py``), where models come from (a
+:class:`worker.model_types.Source`), how files come (``worker/bringing.py``) and go (``worker/pruner.py``). Knows
+nothing of ComfyUI but a function that makes it let go of its files.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ from typing import Any
 
 from worker import plan
 from worker.adopt import adopt
+from worker.bringing import Bringer
 from worker.cancel import Stop
 from worker.download_progress import amount
 from worker.errors import Code, WorkerError
 from worker.inventory import Inventory, ModelFolders
+from worker.leases import Leases
 from worker.manifest import MANIFEST_VERSION, Entry
 from worker.model_job import Facts, ModelJob, ModelReport, file_facts, listed_facts
-from worker.model_types import MANAGED_FOLDERS, Download, RepoLine, Report, Source
-from worker.part_files import existing, free_bytes, sweep_parts
+from worker.model_types import RepoLine, Report, Source
+from worker.part_files import existing, free_bytes
 from worker.places import Place
 from worker.plan import Want
 from worker.prompts import model_names
@@ -44,6 +47,8 @@ log = logging.getLogger(__name__)
 
 ROUNDS = 3
 """How often a job brings its models anew when another worker deletes them under it."""
+LEASE_SLACK_S = 60.0
+"""How much longer than its time a job's models stay claimed where nobody sees that its worker is gone."""
 
 Parse = Callable[[str], Sequence[RepoLine]]
 
@@ -76,10 +81,14 @@ class ModelManager:
         self.folders = ModelFolders(self.root)
         self._source = source or _sites(settings)
         self._parse = parse or _parser(settings)
-        self._pruner = Pruner(settings, self.folders, shared=self.shared, release=release, free_bytes=free_bytes)
+        self._leases = Leases(self.root)
+        self._pruner = Pruner(
+            settings, self.folders, self._leases, shared=self.shared, release=release, free_bytes=free_bytes
+        )
         self._lock = threading.Lock()
         self._read_ahead: ReadAhead | None = None
-        self._sweep()
+        self._bringer = Bringer(self.folders, self._source, self._leases, self._pruner)
+        self._bringer.sweep()
 
     def prepare(
         self,
@@ -94,6 +103,8 @@ class ModelManager:
         read_ahead: bool = False,
     ) -> ModelReport:
         """Make the listed models present and prune the rest. Blocks; run it in a thread.
+
+        No other worker deletes them, or what the prompt names, until :meth:`let_go`.
 
         Args:
             repo_list: the job's lines; none means that nothing is ensured and nothing pruned.
@@ -121,7 +132,7 @@ class ModelManager:
             read_ahead=read_ahead,
         )
         with self._one_at_a_time(job.stop):
-            for _ in range(ROUNDS):
+            while job.contested < ROUNDS:
                 result = self._ensure(job)
                 if result:
                     return result
@@ -153,35 +164,64 @@ class ModelManager:
         inventory = self.folders.read()
         return [listed_facts(entry) for place, entry in inventory.entries.items() if place in inventory.files]
 
+    def let_go(self) -> None:
+        """No job uses models now: other workers may delete them. Idempotent."""
+        self._leases.release()
+
     def close(self) -> None:
-        """Stop the thread that may be reading ahead."""
-        if self._read_ahead:
-            self._read_ahead.close()
+        """Stop the thread that may be reading ahead, and give up all claims."""
+        self.let_go()
+        self._stop_reading_ahead()
 
     def _ensure(self, job: ModelJob) -> ModelReport | None:
-        """One round; None when a file of the job was gone again at its end."""
+        """One round; None when another worker was at the same models, and it is worth looking again."""
         inventory, known, unknown = self._look(job)
         if not job.lines:
             return ModelReport(names=plan.names_of(inventory, {}))
         found, wants = self._resolve(job, inventory, unknown)
         present = {entry.place: entry for entry in (*known, *found)}
         places = plan.place_new(wants, inventory, self._pruner.spent)
+        theirs = self._claim(job, inventory, [*present, *places], wants) if unknown else frozenset()
+        if unknown and not self._still_so(job, present, wants, places):
+            return None
+        mine = {want: place for want, place in zip(wants, places, strict=True) if want.file.identity not in theirs}
         pruning = self._pruner.plan(job, inventory, present)
-        _log_plan(present, wants, places, pruning)
-        if wants:
-            self._sweep()
-            self._pruner.make_room(job, inventory, sum(want.file.size or 0 for want in wants), pruning)
-        begun = {place: plan.note_begun(want, place, time.time()) for want, place in zip(wants, places, strict=True)}
-        self.folders.commit({**_changed(present, inventory), **begun})
-        fetched = self._fetch(job, wants, places)
+        _log_plan(present, mine, pruning)
+        fetched = self._bringer.bring(job, inventory, _changed(present, inventory), mine, pruning)
         job.downloaded |= fetched
         listed = present | fetched
-        if unknown and not (len(fetched) == len(wants) and self._are_there(listed.values())):
+        if unknown and not (len(fetched) == len(mine) and self._are_there(listed.values())):
+            job.contested += 1
+            return None
+        if theirs:
+            self._bringer.wait_for_others(job, [want for want in wants if want not in mine])
             return None
         self._pruner.prune(job, inventory, pruning)
         self._pruner.note_use(listed, inventory, pruning)
         after = self.folders.read() if _changed(listed, inventory) or job.deleted else inventory
         return job.result(listed.values(), plan.names_of(after, listed))
+
+    def _claim(
+        self, job: ModelJob, inventory: Inventory, places: Iterable[Place], wants: Sequence[Want] = ()
+    ) -> frozenset[str]:
+        """Tell the other workers what not to delete and what is being brought; the wanted models that they bring."""
+        left_s = job.stop.remaining_s()
+        seconds = (self.settings.job_timeout_s if left_s == float("inf") else left_s) + LEASE_SLACK_S
+        used = [*places, *inventory.meant(job.mentions)]
+        return self._leases.claim(used, [want.file.identity for want in wants], seconds)
+
+    def _still_so(
+        self, job: ModelJob, present: Mapping[Place, Entry], wants: Sequence[Want], places: Sequence[Place]
+    ) -> bool:
+        """Whether, now that all is claimed, what was there is there and what was missing is missing."""
+        if not self._are_there(present.values()):
+            job.contested += 1
+            return False
+        if not wants:
+            return True
+        now = self.folders.read(fresh=True)
+        have_come = any((want.file.identity, want.file.folder) in now.by_identity for want in wants)
+        return not have_come and not any((place.folder, place.name.casefold()) in now.occupied for place in places)
 
     @contextmanager
     def _one_at_a_time(self, stop: Stop) -> Iterator[None]:
@@ -194,15 +234,17 @@ class ModelManager:
             self._lock.release()
 
     def _look(self, job: ModelJob) -> tuple[Inventory, list[Entry], list[RepoLine]]:
-        """The disk now, the listed files on it, and the lines that it does not answer.
+        """The disk now, the listed files on it, claimed, and the lines that it does not answer.
 
         The job's own files are looked at one by one: a file that was changed does not change its folder.
         """
         inventory = self.folders.read()
-        known, unknown = plan.split_known(job.lines, inventory)
-        if not self._are_there(known):
-            inventory = self.folders.read(fresh=True)
+        while True:
             known, unknown = plan.split_known(job.lines, inventory)
+            self._claim(job, inventory, (entry.place for entry in known))
+            if self._are_there(known):
+                break
+            inventory = self.folders.read(fresh=True)
         if job.read_ahead:
             job.read_ahead = False
             self._start_reading_ahead(job, inventory, {entry.place for entry in known})
@@ -212,10 +254,14 @@ class ModelManager:
         return all(self.folders.same(entry) for entry in entries)
 
     def _start_reading_ahead(self, job: ModelJob, inventory: Inventory, listed: Collection[Place]) -> None:
-        self.close()
+        self._stop_reading_ahead()
         named = [file for file in inventory.files.values() if job.mentions.cover(file.place.name)]
         named.sort(key=lambda file: (file.place not in listed, -file.size))
         self._read_ahead = ReadAhead([(self.folders.path(file.place), file.size) for file in named])
+
+    def _stop_reading_ahead(self) -> None:
+        if self._read_ahead:
+            self._read_ahead.close()
 
     def _resolve(
         self, job: ModelJob, inventory: Inventory, unknown: Sequence[RepoLine]
@@ -234,38 +280,6 @@ class ModelManager:
         adopted = adopt(missing, inventory, self.folders, job.stop, but=job.taken)
         return [*found, *adopted.values()], [want for want in missing if want not in adopted]
 
-    def _sweep(self) -> None:
-        """Free the space of downloads that were killed."""
-        for folder in MANAGED_FOLDERS:
-            sweep_parts(self.root / folder)
-
-    def _fetch(self, job: ModelJob, wants: Sequence[Want], places: Sequence[Place]) -> dict[Place, Entry]:
-        """Bring the files and note each in the manifest, as it is now: another worker may have brought it.
-
-        When one fails, the finished ones stay noted as begun: the next job that wants them recognises them. Fewer
-        entries than wants mean that another worker was at work here, and that it is worth looking again.
-        """
-        if not wants:
-            return {}
-        downloads = [Download(want.file, self.folders.path(place)) for want, place in zip(wants, places, strict=True)]
-        try:
-            done = {each.path: each for each in self._source.fetch(downloads, job.stop, job.report)}
-        except BaseException as error:
-            taken = _taken(error)
-            self.folders.commit({place: None for place in places if place == taken or not self.folders.look(place)})
-            if not taken:
-                raise
-            job.taken.add(taken)
-            log.warning("another worker gave the name %s to another file; choosing again", taken)
-            return {}
-        fetched = {}
-        for want, place in zip(wants, places, strict=True):
-            result, file = done.get(self.folders.path(place)), self.folders.look(place)
-            if result and file and file.size == result.size:
-                fetched[place] = plan.note(want, file, time.time(), sha256=result.sha256, origin="downloaded")
-        self.folders.commit({place: fetched.get(place) for place in places})
-        return fetched
-
 
 def _sites(settings: Settings) -> Source:
     from worker.sites import ModelSites  # noqa: PLC0415 - a worker with a source of its own needs no sites
@@ -283,20 +297,14 @@ def _parser(settings: Settings) -> Parse:
     return parse
 
 
-def _taken(error: BaseException) -> Place | None:
-    """The place whose name another worker's file took during the download; None when that failed otherwise."""
-    name = error.details.get("taken") if isinstance(error, WorkerError) else None
-    return Place.parse(name) if isinstance(name, str) else None
-
-
 def _changed(present: Mapping[Place, Entry], inventory: Inventory) -> dict[Place, Entry]:
     return {place: entry for place, entry in present.items() if inventory.entries.get(place) is not entry}
 
 
-def _log_plan(present: Collection[Place], wants: Sequence[Want], places: Sequence[Place], pruning: PrunePlan) -> None:
+def _log_plan(present: Collection[Place], wants: Mapping[Want, Place], pruning: PrunePlan) -> None:
     """Say what is going to happen before anything does."""
-    log.info("models: %d there, %d to fetch, %d to prune", len(present), len(places), len(pruning.doomed))
-    for want, place in zip(wants, places, strict=True):
+    log.info("models: %d there, %d to fetch, %d to prune", len(present), len(wants), len(pruning.doomed))
+    for want, place in wants.items():
         size = "size unknown" if want.file.size is None else amount(want.file.size)
         log.info("fetch %s (%s, %s)", place, size, want.file.identity)
     for file in pruning.doomed:

@@ -20,6 +20,8 @@ from pathlib import Path
 from worker.manifest import MANIFEST_PATH, Changes, Entry, Manifest
 from worker.model_types import MANAGED_FOLDERS, MODEL_EXTENSIONS
 from worker.places import READ_ALSO, DiskFile, Fingerprint, Place
+from worker.prompts import Mentions
+from worker.root_lock import root_lock
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,17 @@ class Inventory:
         for file in self.files.values():
             found.setdefault((file.place.folder, file.place.basename), []).append(file)
         return found
+
+    def meant(self, mentions: Mentions) -> list[Place]:
+        """The files that a prompt may mean, under whichever of their names."""
+        if not (mentions.names or mentions.texts):
+            return []
+        return [place for place in self.files if mentions.cover(place.name, self.other_names(place))]
+
+    def other_names(self, place: Place) -> tuple[str, ...]:
+        """What else the file is called, as far as the manifest knows."""
+        entry = self.entries.get(place)
+        return (*entry.aliases, entry.canonical) if entry else ()
 
     def not_brought_here(self, host: str) -> frozenset[Fingerprint]:
         """The files that no worker on ``host`` brought: baked into the image, or put there by hand.
@@ -136,7 +149,8 @@ class ModelFolders:
             return
         with self._lock:
             try:
-                self._manifest.merge(changes, self._scan.files if self._scan else {}, self.root)
+                with root_lock(self.root):  # two that merge at once would lose one's notes
+                    self._manifest.merge(changes, self._scan.files if self._scan else {}, self.root)
             except OSError as error:
                 log.warning("the model manifest could not be written (%s); models get recognised again", error.strerror)
 

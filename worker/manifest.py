@@ -3,8 +3,8 @@
 It is a memory, never the authority: an entry counts only while its file has the size and the modification time that
 were written down. A manifest that is lost, broken or of another version is an empty one; files are then recognised
 again by their name, size and content (``adopt.py``), not fetched again. Several workers may share one folder: each
-write reads the manifest again, merges and replaces it, so at worst an entry is lost and its file is recognised once
-more.
+write reads the manifest again, merges and replaces it under the folder's lock (``root_lock.py``); on a disk without
+locks an entry may get lost, and its file is recognised once more.
 """
 
 from __future__ import annotations
@@ -117,8 +117,13 @@ class Manifest:
         return self._entries
 
     def merge(self, changes: Changes, seen: Mapping[Place, DiskFile], root: Path) -> None:
-        """Read again (another worker may have written), overlay ``changes``, drop what is gone, replace atomically."""
-        merged = {**self.read(), **changes}
+        """Read again (another worker may have written), overlay ``changes``, drop what is gone, replace atomically.
+
+        What is to be forgotten stays when it is true of the file there now: another worker brought that meanwhile.
+        """
+        before = self.read()
+        true = {place for place, entry in changes.items() if entry is None and _is_true(before.get(place), root)}
+        merged = {**before, **{place: entry for place, entry in changes.items() if place not in true}}
         kept = {place: entry for place, entry in merged.items() if entry and self._worth_keeping(entry, seen, root)}
         self._stamp = self._write(kept)
         self._entries = MappingProxyType(kept)
@@ -168,6 +173,17 @@ class Manifest:
             with contextlib.suppress(FileNotFoundError):  # its worker lives, and was done with it just now
                 if time.time() - left.stat().st_mtime > WRITING_S:
                     left.unlink()
+
+
+def _is_true(entry: Entry | None, root: Path) -> bool:
+    """Whether the file is there with the size and the time that were written down."""
+    if entry is None:
+        return False
+    try:
+        facts = (root / entry.place.where / entry.place.name).stat()
+    except OSError:
+        return False
+    return facts.st_size == entry.size and facts.st_mtime_ns == entry.mtime_ns
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

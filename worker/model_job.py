@@ -51,6 +51,8 @@ class ModelJob:
     taken: set[Place] = field(default_factory=set)
     """Names that other workers' files took while this job's were fetched."""
     released: bool = False
+    contested: int = 0
+    """Rounds that ended with one of its files gone, or its name taken."""
 
     def result(self, listed: Iterable[Entry], names: Names) -> ModelReport:
         """The report of the job, whose listed models are there now."""

@@ -13,18 +13,18 @@ import logging
 import os
 import re
 import secrets
-import socket
 import time
 from pathlib import Path
 
 from worker.cancel import Stop
 from worker.download_progress import amount
 from worker.errors import Code, WorkerError
+from worker.process_id import PATTERN, is_gone, is_of_this_host, process_id
 
 STALE_AFTER_S = 24 * 3600.0
 NAME_BYTES_IN_PART = 150
 
-_PART = re.compile(r"\..*\.(?P<host>[A-Za-z0-9_]+)-(?P<pid>[0-9]+)-(?P<start>[0-9]+)-[0-9a-f]{8}\.part", re.DOTALL)
+_PART = re.compile(rf"\..*\.{PATTERN}-[0-9a-f]{{8}}\.part", re.DOTALL)
 _NO_PREALLOCATION = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS, errno.ENODEV)
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
@@ -176,7 +176,7 @@ def disk_error(error: OSError, target: Path, size: int | None = None) -> WorkerE
 def part_name(name: str) -> str:
     """A new unique name for a file that is to become ``name``; at most 255 bytes."""
     head = name.encode()[:NAME_BYTES_IN_PART].decode(errors="ignore")
-    return f".{head}.{_host()}-{os.getpid()}-{_start_of(os.getpid()) or 0}-{secrets.token_hex(4)}.part"
+    return f".{head}.{process_id()}-{secrets.token_hex(4)}.part"
 
 
 def sweep_parts(folder: Path, now: float | None = None) -> list[Path]:
@@ -205,27 +205,4 @@ def sweep_parts(folder: Path, now: float | None = None) -> list[Path]:
 
 
 def _is_left_over(found: re.Match[str], mtime: float, now: float) -> bool:
-    if found["host"] != _host():
-        return now - mtime > STALE_AFTER_S
-    start = _start_of(int(found["pid"]))
-    return start is None or found["start"] not in ("0", str(start))
-
-
-def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9_]", "_", socket.gethostname())[:32] or "host"
-
-
-def _start_of(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot; None when there is no such process (0: it is not known)."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-        return int(stat.rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        pass
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return None
-    except OSError:
-        return 0
-    return 0
+    return is_gone(found) if is_of_this_host(found) else now - mtime > STALE_AFTER_S

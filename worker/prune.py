@@ -50,6 +50,8 @@ class PruneRules:
     """Budget of KEEP_GB for unlisted files."""
     baked: Collection[Fingerprint] = frozenset()
     """What was on the worker's own disk before it."""
+    in_use: Collection[Place] = frozenset()
+    """Files that other workers claim (:mod:`worker.leases`)."""
     used_since: float | None = None
     """On a shared volume: a file used by any worker after this (seconds since the epoch) may be in use there now."""
     last_used: Mapping[Place, float] = field(default_factory=dict)
@@ -124,6 +126,8 @@ def _why_kept(file: DiskFile, entry: Entry | None, mentions: Mentions, rules: Pr
         reason = "baked into the image, or there before the worker"
     elif max(file.mtime_ns, file.ctime_ns) >= rules.started_ns:
         reason = "younger than the job"
+    elif place in rules.in_use:
+        reason = "another worker uses it"
     elif rules.used_since is not None and _recency(file, entry, rules) >= rules.used_since:
         reason = "another worker may be using it"
     return reason
@@ -208,6 +212,7 @@ class Outcome(Enum):
     DELETED = "deleted"
     GONE = "was already gone"
     CHANGED = "is not the file that was planned for"
+    CLAIMED = "stays: another worker came to use it"
 
 
 def delete(root: Path, file: DiskFile) -> Outcome:

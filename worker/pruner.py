@@ -16,11 +16,13 @@ from worker.cancel import Stop
 from worker.download_progress import amount
 from worker.errors import Code, WorkerError
 from worker.inventory import Inventory, ModelFolders
+from worker.leases import Leases
 from worker.manifest import THIS_HOST, Entry
 from worker.model_job import ModelJob, file_facts
 from worker.part_files import existing
 from worker.places import DiskFile, Place
 from worker.prune import Outcome, PrunePlan, PruneRules, delete, disk_full, is_within, plan_prune, room_first
+from worker.root_lock import root_lock
 from worker.settings import Settings
 
 USES_EVERY_S = 60.0
@@ -37,6 +39,7 @@ class Pruner:
     Args:
         settings: what may be pruned.
         folders: the models.
+        leases: what the other workers on these folders are using.
         shared: they are on a network volume that other workers use too.
         release: makes ComfyUI let go of files it has loaded.
         free_bytes: what the disk of a folder has free.
@@ -46,6 +49,7 @@ class Pruner:
         self,
         settings: Settings,
         folders: ModelFolders,
+        leases: Leases,
         *,
         shared: bool,
         release: Callable[[], None] | None,
@@ -53,6 +57,7 @@ class Pruner:
     ) -> None:
         self.settings = settings
         self.folders = folders
+        self._leases = leases
         self.shared = shared
         self.baked = frozenset() if shared else folders.read().not_brought_here(THIS_HOST)
         self.spent: dict[Place, str] = {}
@@ -64,6 +69,8 @@ class Pruner:
     def plan(self, job: ModelJob, inventory: Inventory, listed: Collection[Place]) -> PrunePlan:
         """What may go in this job."""
         rules = self._rules(job.started_ns, wanted=job.prune, empty=not job.lines, alone=job.alone())
+        if not rules.why_not():
+            rules = replace(rules, in_use=self._leases.others().using)
         return plan_prune(inventory, listed, job.mentions, rules)
 
     def why_not(self) -> str | None:
@@ -138,7 +145,9 @@ class Pruner:
         self._let_go(job)
         for file in doomed:
             try:
-                outcome = delete(self.folders.root, file)
+                with root_lock(self.folders.root):
+                    claimed = file.place in self._leases.others().using
+                    outcome = Outcome.CLAIMED if claimed else delete(self.folders.root, file)
             except OSError as error:
                 job.warnings.append(f"{file.place} could not be pruned: {error.strerror}")
                 continue

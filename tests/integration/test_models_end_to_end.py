@@ -7,11 +7,13 @@ import hashlib
 import logging
 
 import pytest
+import requests
 
 from tests.support.civitai_server import CivitaiServer
 from tests.support.prompts import image_prompt, node, sampler_prompt
 from tests.support.safetensors_files import safetensors_bytes
-from tests.support.worker_bench import on_worker
+from tests.support.worker_bench import WorkerBench, on_worker
+from worker.leases import Leases
 
 
 @pytest.fixture
@@ -99,6 +101,36 @@ def test_a_windows_path_in_the_wrong_case_finds_the_model_and_another_list_prune
         answer = await bench.run(prompt=sampler_prompt("DreamPaint_v8.safetensors"), repo_list=link(first))
         assert [model["name"] for model in answer["models"]["downloaded"]] == ["DreamPaint_v8.safetensors"]
         assert len(answer["images"]) == 1
+
+    on_worker(tmp_path, civitai, scenario)
+
+
+async def is_running_something(bench: WorkerBench) -> bool:
+    if not bench.worker.runner.is_ready:
+        return False
+    url = f"{bench.worker.runner.server.url}/queue"
+    return bool((await asyncio.to_thread(lambda: requests.get(url, timeout=10))).json()["queue_running"])
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_jobs_models_are_claimed_while_its_prompt_runs_and_no_longer(tmp_path, civitai, listed):
+    version = civitai.add_model("a.safetensors", safetensors_bytes())
+    repo_list = link(version)
+
+    async def scenario(bench):
+        leases = Leases(bench.models_dir)
+        await bench.run(action="ensure", repo_list=repo_list)
+        fields = {"repo_list": repo_list} if listed else {}
+        job = asyncio.create_task(bench.answer(prompt=sampler_prompt("a.safetensors", steps=5000), **fields))
+        while not await is_running_something(bench):
+            assert not job.done()
+            await asyncio.sleep(0.02)
+        assert {str(place) for place in leases.others().using} == {"checkpoints/a.safetensors"}
+        job.cancel()
+        await asyncio.gather(job, return_exceptions=True)
+        assert not leases.others().using
+        await bench.fail(prompt={"1": node("EmptyImage", width=8, height=8, batch_size=1, color=0)}, **fields)
+        assert not leases.others().using
 
     on_worker(tmp_path, civitai, scenario)
 

@@ -171,7 +171,7 @@ def test_the_official_shape():
 def test_an_odd_history_breaks_nothing(odd):
     broken = {"status": odd, "outputs": odd}
     assert failure(broken) is None
-    assert (outputs_of(broken), cached_nodes(broken)) == ([], frozenset())
+    assert (outputs_of(broken), cached_nodes(broken)) == ([], None)
     failing = {"status": {"status_str": "error", "messages": [["execution_error", {"traceback": odd}]]}}
     assert failure(failing).code is Code.NODE_FAILED
 

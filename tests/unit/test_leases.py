@@ -1,0 +1,270 @@
+"""Several workers on one models folder: what one uses or brings, the others neither delete nor bring a second time."""
+
+import errno
+import fcntl
+import json
+import logging
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from model_manager import ModelManager
+from tests.support.model_bench import FakeSource, lora, named, tree
+from worker import bringing, root_lock
+from worker.cancel import Stop, Stopped
+from worker.errors import WorkerError
+from worker.leases import LEASES_PATH, Leases
+from worker.places import Place
+from worker.process_id import process_id
+from worker.root_lock import LOCK_PATH
+from worker.settings import Settings
+
+FILE = Place("loras", "m1.safetensors")
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def source():
+    source = FakeSource()
+    for version in (1, 2, 3):
+        source.add(version)
+    return source
+
+
+@pytest.fixture
+def worker(root, source):
+    """Makes workers that live side by side."""
+
+    def make(source=source, **environ):
+        named = {"COMFYUI_URL": "http://127.0.0.1:1", "MODELS_DIR": str(root), **environ}
+        return ModelManager(Settings.from_environ(named), source, volume=Path("/no/such/volume"))
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch):
+    monkeypatch.setattr(bringing, "WAIT_LOOK_S", 0.005)
+
+
+def claims_of(root, name, **facts):
+    """The claims of a worker that is not this process."""
+    path = root / LEASES_PATH / f"{name}-0123abcd.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"until": time.time() + 60, "using": [], "fetching": [], **facts}))
+    return path
+
+
+def test_what_another_worker_uses_is_deleted_only_when_it_has_let_go(worker, source, root):
+    one, other = worker(), worker()
+    one.prepare(source.list(1), {})
+    assert other.prepare(source.list(2), {}).pruned == []
+    one.let_go()
+    assert named(other.prepare(source.list(2), {}).pruned) == ["loras/m1.safetensors"]
+    assert tree(root).keys() == {"loras/m2.safetensors"}
+
+
+def test_what_another_workers_prompt_names_without_listing_it_is_not_deleted(worker, source):
+    worker().prepare(source.list(1), {}, prune=False)
+    one, other = worker(), worker()
+    one.prepare("", lora("m1.safetensors"))
+    assert other.prepare(source.list(2), {}).pruned == []
+
+
+def test_a_job_that_came_to_use_a_doomed_file_during_the_download_keeps_it(worker, source, root):
+    one, other = worker(), worker()
+    one.prepare(source.list(1), {})
+    one.let_go()
+    source.before_fetch = lambda downloads: one.prepare(source.list(1), {})
+    result = other.prepare(source.list(2), {})
+    assert result.pruned == []
+    assert tree(root).keys() == {"loras/m1.safetensors", "loras/m2.safetensors"}
+
+
+def test_a_file_that_went_before_it_was_claimed_is_brought_again(worker, source, root, monkeypatch):
+    one, other = worker(), worker()
+    one.prepare(source.list(1), {})
+    one.let_go()
+    claim = one._leases.claim
+
+    def late(*args):
+        if tree(root).keys() == {"loras/m1.safetensors"}:
+            other.prepare(source.list(2), {})
+        return claim(*args)
+
+    monkeypatch.setattr(one._leases, "claim", late)
+    assert named(one.prepare(source.list(1), {}, prune=False).downloaded) == ["loras/m1.safetensors"]
+
+
+def test_a_model_that_another_worker_brings_is_waited_for_and_not_fetched_twice(worker, source):
+    one, other = worker(), worker()
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(downloads):
+        begun.set()
+        assert go_on.wait(10)
+
+    source.before_fetch = slow
+    reports = []
+    answers = {}
+    first = threading.Thread(target=lambda: answers.update(one=one.prepare(source.list(1), {})))
+    first.start()
+    assert begun.wait(10)
+
+    def report(files):
+        reports.extend(files)
+        go_on.set()
+
+    answers["other"] = other.prepare(source.list(1), {}, report=report)
+    first.join()
+    assert source.fetched == ["m1.safetensors"]
+    assert named(answers["one"].downloaded) == named(answers["other"].ready) == ["loras/m1.safetensors"]
+    assert [each.name for each in reports] == ["m1.safetensors"]
+
+
+def test_a_model_whose_worker_fails_to_bring_it_is_brought_by_the_one_who_waits(worker, source):
+    broken = FakeSource()
+    broken.add(1)
+    broken.fail_at = 0
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(downloads):
+        begun.set()
+        assert go_on.wait(10)
+
+    broken.before_fetch = slow
+    one, other = worker(broken), worker()
+    failed = []
+
+    def fail():
+        with pytest.raises(WorkerError) as caught:
+            one.prepare(source.list(1), {})
+        failed.append(caught.value)
+
+    first = threading.Thread(target=fail)
+    first.start()
+    assert begun.wait(10)
+    result = other.prepare(source.list(1), {}, report=lambda files: go_on.set())
+    first.join()
+    assert failed
+    assert named(result.downloaded) == ["loras/m1.safetensors"]
+
+
+def test_a_model_that_came_between_the_look_and_the_claim_is_not_fetched_again(worker, source, monkeypatch):
+    one, other = worker(), worker()
+    claim = one._leases.claim
+
+    def late(*args):
+        other.prepare(source.list(1), {}, prune=False)
+        return claim(*args)
+
+    monkeypatch.setattr(one._leases, "claim", late)
+    assert named(one.prepare(source.list(1), {}).ready) == ["loras/m1.safetensors"]
+    assert source.fetched == ["m1.safetensors"]
+
+
+def test_a_job_that_waits_for_another_worker_can_be_cancelled(worker, source, root):
+    claims_of(root, process_id(), fetching=["civitai:1:10"])
+    stop = Stop()
+    with pytest.raises(Stopped):
+        worker().prepare(source.list(1), {}, stop=stop, report=lambda files: stop.set())
+
+
+def test_a_dead_workers_claims_count_for_nothing_and_are_removed(worker, source, root):
+    worker().prepare(source.list(1), {})
+    host = process_id().rsplit("-", 2)[0]
+    left = claims_of(root, f"{host}-{2**22 + 1}-1", using=[str(FILE)], fetching=["civitai:2:20"])
+    other = worker()
+    for path in (root / LEASES_PATH).glob(f"{process_id()}-*"):
+        path.unlink()
+    assert named(other.prepare(source.list(2), {}).pruned) == [str(FILE)]
+    assert not left.exists()
+
+
+@pytest.mark.parametrize(("left_s", "kept"), [(60, True), (-1, False)])
+def test_a_claim_of_another_host_lasts_as_long_as_its_job_may(root, left_s, kept):
+    claims_of(root, "elsewhere-1-1", until=time.time() + left_s, using=[str(FILE)])
+    assert (FILE in Leases(root).others().using) is kept
+
+
+def test_a_download_on_another_host_is_not_waited_for_since_nobody_sees_whether_it_lives(root):
+    claims_of(root, "elsewhere-1-1", fetching=["civitai:1:10"])
+    assert Leases(root).claim([FILE], ["civitai:1:10"], 60) == frozenset()
+
+
+def test_claims_of_another_host_are_forgotten_after_a_day(root):
+    old = claims_of(root, "elsewhere-1-1", until=time.time() - 25 * 3600)
+    young = claims_of(root, "elsewhere-2-1", until=time.time() - 3600)
+    Leases(root).others()
+    assert (old.exists(), young.exists()) == (False, True)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"until": "x", "using": [], "fetching": []}', '{"using": [1]}', "\xff"]
+)
+def test_claims_that_cannot_be_read_are_none(root, text):
+    claims_of(root, process_id()).write_text(text, encoding="latin-1")
+    claims = Leases(root).others()
+    assert (claims.using, claims.fetching) == (frozenset(), frozenset())
+
+
+def test_nothing_is_written_for_a_job_that_uses_no_models_and_nothing_is_left_after_one_that_does(worker, source, root):
+    one = worker()
+    one.prepare("", {})
+    assert not root.exists()
+    one.prepare(source.list(1), {})
+    assert len(list((root / LEASES_PATH).iterdir())) == 1
+    one.let_go()
+    assert list((root / LEASES_PATH).iterdir()) == []
+    one.let_go()
+
+
+def test_a_folder_that_cannot_be_written_is_a_warning_and_no_end(worker, source, monkeypatch, caplog):
+    def refused(*args):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    one = worker()
+    one.prepare(source.list(1), {})
+    one.let_go()
+    monkeypatch.setattr("worker.leases.root_lock", refused)
+    with caplog.at_level(logging.WARNING):
+        assert len(one.prepare(source.list(1), {}).ready) == 1
+    assert "cannot be told which models are in use" in caplog.text
+
+
+def test_a_lock_that_somebody_hangs_with_or_a_disk_without_locks_does_not_stop_a_job(root, monkeypatch, caplog):
+    monkeypatch.setattr(root_lock, "WAIT_S", 0.02)
+    with root_lock.root_lock(root), root_lock.root_lock(root):
+        assert "going on without" in caplog.text
+
+    def unknown(lock, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    with root_lock.root_lock(root):
+        pass
+
+
+def test_only_one_holds_the_lock(root):
+    inside, most = [], []
+
+    def work():
+        for _ in range(20):
+            with root_lock.root_lock(root):
+                inside.append(1)
+                most.append(len(inside))
+                inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(most), max(most)) == (80, 1)
+    assert [path.name for path in (root / LOCK_PATH).parent.iterdir()] == ["lock"]
