@@ -140,6 +140,7 @@ class Transfer:
             self._abandoned = True
             if self._part:
                 self._part.drop()
+                self._part = None
             self._changed.notify_all()
 
     def pull(self, client: Client, span: Span) -> None:
@@ -218,6 +219,8 @@ class Transfer:
             if self._abandoned:  # its .part was dropped under its hands, because another file failed: that is the news
                 raise Abandoned from None
             raise
+        with self._changed:
+            self._part = None  # an open descriptor would hold the model's disk space after its deletion
         return size
 
     def _open(self, client: Client, span: Span) -> requests.Response:

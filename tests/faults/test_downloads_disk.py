@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import subprocess
@@ -259,3 +260,21 @@ def test_a_killed_process_leaves_only_a_part_that_is_swept(server, rig):
     process.wait()
     assert len(sweep_parts(folder)) == 1
     assert rig.files() == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_after_a_download_no_descriptor_holds_a_models_disk_space(server, rig, fails):
+    """A model that is pruned gives its space back at once, not when Python next looks for cycles."""
+    text = f"{add(server)}\n{add(server, data=safetensors_bytes(2 * MiB, 'y'), name='y.safetensors')}"
+    if fails:
+        text += f"\n{add(server, name='z.safetensors', sha256='0' * 64)}"
+    gc.disable()
+    try:
+        if fails:
+            assert refusal(rig, text).code is Code.MODEL_CORRUPT
+        else:
+            assert len(fetch(rig, text)) == 2
+        opened = [os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()]
+    finally:
+        gc.enable()
+    assert [path for path in opened if path.startswith(str(rig.models_dir))] == []
