@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help run endpoint test coverage lint format comfyui test-comfyui image test-image bench clean
+.PHONY: help run endpoint test coverage lint format comfyui test-comfyui image test-image soak bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -66,6 +66,9 @@ image: ## build the image with docker, podman or buildah, whichever is there
 
 test-image: $(VENV)/.test-stamp ## build the image on a debootstrap base with buildah and run jobs in it (root)
 	TEST_IMAGE=$${TEST_IMAGE:-1} $(BIN)/python -m pytest tests/image
+
+soak: $(VENV)/.test-stamp ## ten minutes of load with kills (ARGS="--seed 7 --minutes 2")
+	$(BIN)/python -m tests.soak $(ARGS)
 
 bench: $(VENV)/.test-stamp ## the benchmarks, each beside a peer's way in the same run
 	$(BIN)/python benchmarks/warm_job.py
