@@ -3,12 +3,11 @@
 Two jobs: a sampler that mostly waits (as a GPU's host does), and pictures drawn on the CPU, which polls compete with.
 The time is the endpoint's own executionTime, from the worker's taking the job to its answer.
 
-    python benchmarks/pollers.py [--pollers 200] [--every 1.0] [--rounds 10]
+    python benchmarks/pollers.py [--pollers 200] [--every 1.0] [--rounds 10] [--write]
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import multiprocessing
@@ -18,11 +17,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import Namespace
+from collections.abc import Callable
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import aiohttp
 import requests
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import report
 
 ROOT = Path(__file__).resolve().parents[1]
 KEY = "benchmark"
@@ -131,43 +136,49 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def measure(process: subprocess.Popen, url: str, name: str, prompt: Callable[[int], dict], options: Namespace) -> str:
+    """The table's row of one kind of job."""
+    run_job(url, prompt(10**6), 0, options.every)
+    alone, watched, latencies, polled_s, cost_s = [], [], [], 0.0, 0.0
+    for number in range(options.rounds):
+        start_s = cpu_s(process.pid)
+        alone.append(run_job(url, prompt(2 * number), 0, options.every)[0])
+        between_s = cpu_s(process.pid)
+        took, seen, spent = run_job(url, prompt(2 * number + 1), options.pollers, options.every)
+        cost_s += cpu_s(process.pid) - between_s - (between_s - start_s)
+        watched.append(took)
+        latencies += seen
+        polled_s += spent
+    cuts = statistics.quantiles(latencies, n=20)
+    a, w = statistics.median(alone), statistics.median(watched)
+    print(json.dumps({"alone": alone, "watched": watched}), file=sys.stderr)
+    return (
+        f"| {name} | {a:.0f} | {w:.0f} | {w / a:.3f} | {len(latencies) / polled_s:.0f} "
+        f"| {cuts[9] * 1000:.1f} / {cuts[18] * 1000:.1f} | {1000 * cost_s / len(latencies):.2f} |"
+    )
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = report.arguments(__doc__)
     parser.add_argument("--pollers", type=int, default=200)
     parser.add_argument("--every", type=float, default=1.0, help="seconds between two polls of one caller")
     parser.add_argument("--rounds", type=int, default=10)
     options = parser.parse_args()
+    rows = [
+        f"{options.pollers} callers, each asking every {options.every:g} s; {options.rounds} rounds.\n",
+        "| job | alone, median ms | watched, median ms | ratio | polls a second | poll p50 / p95 ms "
+        "| endpoint CPU ms a poll |",
+        "|---|---|---|---|---|---|---|",
+    ]
     with tempfile.TemporaryDirectory() as folder:
         process, url = start_endpoint(Path(folder))
         try:
-            times = f"{options.pollers} pollers, each every {options.every:g} s; {options.rounds} rounds"
-            print(f"{times}; {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}")
-            print("| job | alone, median ms | watched, median ms | ratio", end=" | ")
-            print("polls a second | poll p50 / p95 ms | endpoint CPU ms a poll |")
-            print("|---|---|---|---|---|---|---|")
             for name, prompt in (("sampler, 40 x 50 ms", sampler), ("drawing on the CPU", drawing)):
-                run_job(url, prompt(10**6), 0, options.every)
-                alone, watched, latencies, polled_s, cost_s = [], [], [], 0.0, 0.0
-                for number in range(options.rounds):
-                    start_s = cpu_s(process.pid)
-                    alone.append(run_job(url, prompt(2 * number), 0, options.every)[0])
-                    between_s = cpu_s(process.pid)
-                    took, seen, spent = run_job(url, prompt(2 * number + 1), options.pollers, options.every)
-                    cost_s += cpu_s(process.pid) - between_s - (between_s - start_s)
-                    watched.append(took)
-                    latencies += seen
-                    polled_s += spent
-                cuts = statistics.quantiles(latencies, n=20)
-                a, w = statistics.median(alone), statistics.median(watched)
-                print(
-                    f"| {name} | {a:.0f} | {w:.0f} | {w / a:.3f} | {len(latencies) / polled_s:.0f} "
-                    f"| {cuts[9] * 1000:.1f} / {cuts[18] * 1000:.1f} | {1000 * cost_s / len(latencies):.2f} |",
-                    flush=True,
-                )
-                print(json.dumps({"alone": alone, "watched": watched}), file=sys.stderr)
+                rows.append(measure(process, url, name, prompt, options))
         finally:
             process.terminate()
             process.wait()
+    report.publish("pollers", "\n".join(rows), write=options.write)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,10 @@ own clock) is taken off both. The two take turns, so that a noisy machine is noi
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import base64
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -27,6 +25,8 @@ import websocket
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import report
+from benchmarks.report import Goal, over
 from handler import Worker
 from worker.settings import SIMULATOR_PATH, Settings
 
@@ -104,15 +104,28 @@ async def measure(jobs: int) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = report.arguments(__doc__)
     parser.add_argument("--jobs", type=int, default=200, help="jobs of each kind (default: 200)")
-    own = asyncio.run(measure(parser.parse_args().jobs))
-    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {len(own['ours'])} jobs each, 1.5 MB PNG\n")
-    print("| own time per warm job | median ms | p95 ms | ratio of medians |\n|---|---|---|---|")
-    base = statistics.median(own["straightforward"])
-    for name, times in own.items():
-        median, p95 = statistics.median(times), statistics.quantiles(times, n=20)[18]
-        print(f"| {name} | {median:.1f} | {p95:.1f} | {median / base:.2f} |")
+    options = parser.parse_args()
+    own = asyncio.run(measure(options.jobs))
+    rows = [
+        f"| own time per warm job, {options.jobs} jobs each | median ms | p95 ms | ratio of medians |",
+        "|---|---|---|---|",
+    ]
+    median = {name: statistics.median(times) for name, times in own.items()}
+    p95 = {name: statistics.quantiles(times, n=20)[18] for name, times in own.items()}
+    for name in own:
+        ratio = median[name] / median["straightforward"]
+        rows.append(f"| {name} | {median[name]:.1f} | {p95[name]:.1f} | {ratio:.2f} |")
+    goals = [
+        Goal(
+            f"own time of a warm job, one 1.5 MB PNG, {name}", f"<= {limit} ms", f"{found['ours']:.1f} ms",
+            f"{found['ours'] / found['straightforward']:.2f} of the straightforward way's",
+            over(found["ours"], limit, "ms"),
+        )
+        for name, found, limit in (("median", median, 4), ("p95", p95, 8))
+    ]  # fmt: skip
+    report.publish("warm_job", "\n".join(rows), goals, write=options.write)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,117 @@
+"""Where a benchmark's tables go: between its markers in docs/benchmarks.md, with the machine they were taken on.
+
+    report.publish("warm_job", table, goals, write=options.write)
+
+Each section keeps its goals beside its table, unseen, so that the summary at the top of the page can be made anew
+whichever benchmark ran last. What stands outside of the markers is written by hand and left alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
+_GOALS = re.compile(r"<!-- goals (?P<goals>\[.*\]) -->")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One row of the summary: a number to reach, and what this run reached.
+
+    ``missed`` says by how much it was missed; empty: it was met.
+    """
+
+    what: str
+    target: str
+    measured: str
+    peer: str
+    missed: str = ""
+
+    def row(self, section: str) -> str:
+        """The summary's line; ``section`` is where the page says why."""
+        verdict = f"[missed](#{section}) by {self.missed}" if self.missed else "met"
+        return f"| {self.what} | {self.target} | {self.measured} | {self.peer} | {verdict} |"
+
+
+def over(measured: float, limit: float, unit: str) -> str:
+    """By how much ``measured`` is above ``limit``, for :attr:`Goal.missed`; empty when it is not."""
+    return f"{measured - limit:.2g} {unit}".strip() if measured > limit else ""
+
+
+def under(measured: float, limit: float) -> str:
+    """By how much the ratio ``measured`` is below ``limit``; empty when it is not."""
+    return f"{limit - measured:.2f}" if measured < limit else ""
+
+
+def machine() -> str:
+    """The machine in one line, with how busy it was."""
+    cpu = next(
+        (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), ""
+    )
+    memory = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
+    load = os.getloadavg()[0]
+    return (
+        f"{os.cpu_count()} cores ({cpu or platform.machine()}), {memory / 2**20:.0f} GiB of memory, no GPU used, "
+        f"Linux {platform.release().split('-')[0]}, Python {platform.python_version()}; load {load:.1f} at the end."
+    )
+
+
+def arguments(doc: str | None) -> argparse.ArgumentParser:
+    """A parser with ``--write``."""
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    parser.add_argument("--write", action="store_true", help=f"put the tables into {PAGE.name} as well")
+    return parser
+
+
+def publish(
+    section: str, text: str, goals: Sequence[Goal] = (), *, write: bool, page: Path = PAGE, measured: bool = True
+) -> None:
+    """Print the tables; with ``write`` put them between the section's markers and make the summary anew.
+
+    ``measured``: the numbers depend on the machine, so it is named with them.
+    """
+    print(text)
+    for goal in goals:
+        print(goal.row(section))
+    if not write:
+        return
+    kept = f"\n\n<!-- goals {json.dumps([asdict(goal) for goal in goals])} -->" if goals else ""
+    machine_line = f"_{machine()}_\n\n" if measured else ""
+    found = _put(page.read_text(), section, f"{machine_line}{text.strip()}{kept}")
+    if "<!-- summary -->" in found:
+        found = _put(found, "summary", summary(found))
+    page.write_text(found)
+
+
+def summary(page: str) -> str:
+    """The table of all goals on the page, in the page's order."""
+    rows = ["| what | target | measured | beside a peer, same run | |", "|---|---|---|---|---|"]
+    for section in re.findall(r"<!-- /(\w+) -->", page):
+        for found in _GOALS.finditer(_between(page, section)):
+            rows += [Goal(**goal).row(section) for goal in json.loads(found["goals"])]
+    return "\n".join(rows)
+
+
+def _put(page: str, section: str, text: str) -> str:
+    start, end = f"<!-- {section} -->", f"<!-- /{section} -->"
+    if start not in page or end not in page:
+        raise SystemExit(f"the page has no {start} ... {end} to write between")
+    return f"{page.partition(start)[0]}{start}\n{text}\n{end}{page.partition(end)[2]}"
+
+
+def _between(page: str, section: str) -> str:
+    return page.partition(f"<!-- {section} -->")[2].partition(f"<!-- /{section} -->")[0]
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,1 @@
+"""A discrete-event simulation of a serverless endpoint: what settings cost, and how long callers wait. No network."""
