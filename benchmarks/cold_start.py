@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import report
 from benchmarks.report import Goal
-from tests.support.runner_bench import image_prompt
+from tests.support.prompts import image_prompt
 from tests.support.runpod_platform import REPO_ROOT, RunPodPlatform, WorkerProcess
 from worker.settings import SIMULATOR_PATH
 
@@ -133,7 +133,8 @@ def tables(medians: dict[str, dict[str, float]], runs: int) -> tuple[str, Goal]:
     hidden = (sdk_s + comfyui_s - both_s) / min(sdk_s, comfyui_s)
     rows.append(
         f"\nThe SDK, from its import to its first job-take: {sdk_s:.2f} s. ComfyUI, from its start to its first "
-        f"answer: {comfyui_s:.2f} s. Both together: {both_s:.2f} s, so {100 * hidden:.0f} % of the shorter one is hidden."
+        f"answer: {comfyui_s:.2f} s. Both together: {both_s:.2f} s, so "
+        f"{100 * hidden:.0f} % of the shorter one is hidden."
     )
     goal = Goal(
         f"process start to first job taken ({engine()})", "ComfyUI not waited for; the SDK's import beside its start",

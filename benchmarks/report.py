@@ -52,10 +52,8 @@ def under(measured: float, limit: float) -> str:
 
 def machine() -> str:
     """The machine in one line, with how busy it was."""
-    cpu = next(
-        (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), ""
-    )
-    memory = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
+    cpu = _value("/proc/cpuinfo", "model name")
+    memory = int(_value("/proc/meminfo", "MemTotal").partition(" ")[0] or 0)
     load = os.getloadavg()[0]
     return (
         f"{os.cpu_count()} cores ({cpu or platform.machine()}), {memory / 2**20:.0f} GiB of memory, no GPU used, "
@@ -110,8 +108,10 @@ def _between(page: str, section: str) -> str:
     return page.partition(f"<!-- {section} -->")[2].partition(f"<!-- /{section} -->")[0]
 
 
-def _lines(path: str) -> list[str]:
+def _value(path: str, name: str) -> str:
+    """What a file of ``name : value`` lines says; empty when it does not."""
     try:
-        return Path(path).read_text().splitlines()
+        lines = Path(path).read_text().splitlines()
     except OSError:
-        return []
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")

@@ -1,0 +1,1 @@
+"""Measurements beside a peer's way, one file each; `make bench` runs them and fills docs/benchmarks.md."""
