@@ -83,16 +83,18 @@ def answers(worker: WorkerProcess) -> tuple[int, bool]:
     return pid, False
 
 
-def one_start(way: str, folder: Path) -> dict[str, float]:
-    """Seconds from the process's start to each of the moments."""
+def one_start(way: str, folder: Path, repo_list: str = "", **more: str) -> dict[str, float]:
+    """Seconds from the process's start to each of the moments; with ``repo_list`` the job has models to bring."""
     command, env = WAYS[way]
     comfyui_path = os.environ.get("COMFYUI_PATH", str(SIMULATOR_PATH))
     own_folder = f" --base-directory '{folder}'" if comfyui_path == str(SIMULATOR_PATH) else ""
     flags = f"{os.environ.get('COMFYUI_ARGS', '')} {env.get('COMFYUI_ARGS', '')}{own_folder}"
     env = {**env, "COMFYUI_PATH": comfyui_path, "COMFYUI_ARGS": flags, "MODELS_DIR": str(folder / "models")}
+    env |= more
     moments: dict[str, float] = {}
     with RunPodPlatform() as platform:
-        job = platform.submit({"prompt": image_prompt(), "skip_repo_list": True})
+        wanted = {"repo_list": repo_list} if repo_list else {"skip_repo_list": True}
+        job = platform.submit({"prompt": image_prompt(), **wanted})
         started = time.monotonic()
         with WorkerProcess(platform, folder / "worker.log", command=command, **env) as worker:
             while "first_image" not in moments:

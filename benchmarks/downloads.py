@@ -1,10 +1,11 @@
 """How long it takes to bring five models: ours, verified, beside what people use otherwise, unverified.
 
-    python benchmarks/downloads.py [--size 512] [--reps 3] [--rate 50] [--connections 16]
+    python benchmarks/downloads.py [--size 512] [--reps 5] [--rate 50] [--connections 16] [--write]
 
 Serves random safetensors files from an nginx on loopback, once with a limit per connection (what storage hosts do) and
 once without, and prints a markdown table of medians with ratios. Peers that are not installed are left out, and said to
-be. Client and server share this machine's cores, so the ratios count and not the numbers.
+be. Client and server share this machine's cores, so the ratios count and not the numbers. One connection at a time
+under the limit takes the same time whenever it is measured, so that is done once.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ import requests
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import report
+from benchmarks.report import Goal, under
 from tests.support.safetensors_files import header_only
 from worker.cancel import Stop
 from worker.model_types import Download, ModelFile
@@ -37,6 +40,7 @@ from worker.sites import ModelSites
 
 MiB = 1 << 20
 FILES = 5
+ONE_CONNECTION = ("requests", "curl", "curl+sha")
 PORTS = {"limited": 18181, "unlimited": 18180}
 NGINX = """
 worker_processes 2; pid {home}/nginx.pid; error_log {home}/error.log warn; daemon on; user {user};
@@ -83,8 +87,9 @@ def curl_and_sha256sum(base: str, into: Path, names: dict[str, str]) -> None:
     subprocess.run(["sha256sum", *(into / name for name in names)], check=True, stdout=subprocess.DEVNULL)
 
 
-def aria2c(base: str, into: Path, names: dict[str, str], at_once: str = "1") -> None:
-    queue = "".join(f"{base}/{name}\n  out={name}\n" for name in names)
+def aria2c(base: str, into: Path, names: dict[str, str], at_once: str = "1", check: bool = False) -> None:
+    checks = {name: f"  checksum=sha-256={sha256}\n" if check else "" for name, sha256 in names.items()}
+    queue = "".join(f"{base}/{name}\n  out={name}\n{checks[name]}" for name in names)
     split = [f"-j{at_once}", "-x16", "-s16", "-k1M", "--file-allocation=none", "--allow-overwrite=true"]
     subprocess.run(["aria2c", "-q", *split, "-d", into, "-i", "-"], input=queue, text=True, check=True)
 
@@ -93,20 +98,25 @@ def aria2c_80(base: str, into: Path, names: dict[str, str]) -> None:
     aria2c(base, into, names, "5")
 
 
+def aria2c_checked(base: str, into: Path, names: dict[str, str]) -> None:
+    aria2c(base, into, names, check=True)
+
+
 METHODS: dict[str, tuple[str, Callable[[str, Path, dict[str, str]], None], str | None]] = {
     "ours": ("ours (16 connections), SHA-256 and header checked", ours, None),
     "requests": ("requests, one file after another, unverified", plain_requests, None),
     "curl": ("curl, one file after another, unverified", curl, "curl"),
     "curl+sha": ("curl the same, then sha256sum", curl_and_sha256sum, "curl"),
     "aria2c": ("aria2c -j1 -x16 (16 connections), unverified", aria2c, "aria2c"),
+    "aria2c+sha": ("the same with --checksum=sha-256", aria2c_checked, "aria2c"),
     "aria2c-80": ("aria2c -j5 -x16 (80 connections), unverified", aria2c_80, "aria2c"),
 }
 
 
-def make_files(www: Path, size: int) -> dict[str, str]:
-    """Five random safetensors files of ``size`` bytes; name -> SHA-256."""
+def make_files(www: Path, size: int, count: int = FILES) -> dict[str, str]:
+    """Random safetensors files of ``size`` bytes; name -> SHA-256."""
     names = {}
-    for number in range(1, FILES + 1):
+    for number in range(1, count + 1):
         start = header_only({"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}})
         digest = hashlib.sha256(start)
         with (www / f"m{number}.safetensors").open("wb") as file:
@@ -170,40 +180,78 @@ def version(command: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = report.arguments(__doc__)
     parser.add_argument("--size", type=int, default=512, help="MiB of each of the five files")
-    parser.add_argument("--reps", type=int, default=3)
+    parser.add_argument("--reps", type=int, default=5)
     parser.add_argument("--rate", type=int, default=50, help="MiB/s of each connection in the limited round")
     parser.add_argument("--connections", type=int, default=16)
     options = parser.parse_args()
+    need_nginx()
+    methods = [name for name, (_, _, command) in METHODS.items() if command is None or shutil.which(command)]
+    with served(options.size * MiB, FILES, options.rate) as (names, into):
+        text, goals = measure(methods, names, into, options)
+    report.publish("downloads", text, goals, write=options.write)
+
+
+def need_nginx() -> None:
     if not (shutil.which("nginx") or Path("/usr/sbin/nginx").exists()):
         raise SystemExit("nginx is needed as the server: apt-get install nginx-light")
-    methods = [name for name, (_, _, command) in METHODS.items() if command is None or shutil.which(command)]
-    for missing in {str(METHODS[name][2]) for name in METHODS.keys() - set(methods)}:
-        print(f"{missing} is not installed: left out\n")
+
+
+@contextmanager
+def served(size: int, count: int, rate: int) -> Iterator[tuple[dict[str, str], Path]]:
+    """An nginx with so many files; their names with SHA-256, and a folder in memory to bring them to."""
     memory = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
     with tempfile.TemporaryDirectory(prefix="bench-www-") as home, tempfile.TemporaryDirectory(dir=memory) as into:
         www = Path(home) / "www"
         www.mkdir()
         Path(home).chmod(0o755)
-        names = make_files(www, options.size * MiB)
-        with nginx(Path(home), options.rate):
-            measure(methods, names, Path(into), options)
+        names = make_files(www, size, count)
+        with nginx(Path(home), rate):
+            yield names, Path(into)
 
 
-def measure(methods: list[str], names: dict[str, str], into: Path, options: argparse.Namespace) -> None:
+def measure(
+    methods: list[str], names: dict[str, str], into: Path, options: argparse.Namespace
+) -> tuple[str, list[Goal]]:
     total = FILES * options.size * MiB
     peers = ", ".join(version(name) for name in ("curl", "aria2c", "nginx") if shutil.which(name))
-    print(f"{FILES} files of {options.size} MiB to memory, {os.cpu_count()} cores, {options.reps} runs each in random")
-    print(f"order, ours with {options.connections} connections; requests {requests.__version__}, {peers}\n")
+    missing = {str(METHODS[name][2]) for name in METHODS.keys() - set(methods)}
+    said = [
+        f"{FILES} files of {options.size} MiB to memory, {options.reps} runs each in random order (one connection "
+        f"under the limit: one run), ours with {options.connections} connections; requests {requests.__version__}, {peers}."
+    ]
+    said += [f"{name} is not installed: left out." for name in missing]
+    goals = []
     for server, port in PORTS.items():
         runs: dict[str, list[dict[str, float]]] = {method: [] for method in methods}
-        for _ in range(options.reps):
+        for rep in range(options.reps):
             for method in random.sample(methods, len(methods)):
-                base = f"http://127.0.0.1:{port}"
-                runs[method].append(once(method, base, into, names, options.connections))
+                if rep == 0 or server == "unlimited" or method not in ONE_CONNECTION:
+                    base = f"http://127.0.0.1:{port}"
+                    runs[method].append(once(method, base, into, names, options.connections))
         limit = f"{options.rate} MiB/s a connection" if server == "limited" else "no limit"
-        print(f"**{limit}**\n\n{table(runs, total)}\n", flush=True)
+        said.append(f"**{limit}**\n\n{table(runs, total)}")
+        print(said[-1], flush=True)
+        goals += [goal(server, runs)] if PEERS[server] in runs else []
+    return "\n\n".join(said), goals
+
+
+PEERS = {"limited": "aria2c", "unlimited": "requests"}
+TARGETS = {"limited": 0.95, "unlimited": 0.8}
+
+
+def goal(server: str, runs: dict[str, list[dict[str, float]]]) -> Goal:
+    """The speed of ours over the peer's: the median over the rounds, in each of which both ran."""
+    peer, ours_runs = runs[PEERS[server]], runs["ours"]
+    ratio = statistics.median(theirs["seconds"] / mine["seconds"] for theirs, mine in zip(peer, ours_runs, strict=True))
+    what = "each connection limited" if server == "limited" else "no limit"
+    named = METHODS[PEERS[server]][0]
+    return Goal(
+        f"download of 5 files, verified, {what}", f">= {TARGETS[server]} of {named}",
+        f"{statistics.median(run['seconds'] for run in ours_runs):.2f} s", f"{ratio:.2f} of its speed",
+        under(ratio, TARGETS[server]),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
