@@ -181,7 +181,6 @@ class ComfyRunner:
         run.author = author_of(prompt, job.pnginfo)
         outputs = await self._execute(run, job, prompt)
         ended = time.monotonic()
-        run.tell("collecting", f"Collecting {len(outputs)} file{'s' * (len(outputs) != 1)}")
         found = await self._collector.collect(run, prompt, outputs)
         for attempt in range(ANEW_TRIES):
             if found.whole:

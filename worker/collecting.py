@@ -62,6 +62,7 @@ class Collector:
         Raises:
             WorkerError: NO_OUTPUT, there is nothing.
         """
+        run.tell("collecting", f"Collecting {len(outputs)} file{'s' * (len(outputs) != 1)}")
         if unnamed := self.authors.unnamed(prompt, outputs, run.cached):
             return Collected(stale=unnamed)
         chosen, warnings = choose(outputs)

@@ -77,7 +77,9 @@ def test_history_never_comes_and_the_events_are_believed(tmp_path, monkeypatch):
 
     async def scenario(bench):
         await bench.misbehave(history_delay_s=60)
-        assert len((await bench.run(image_prompt(1))).outputs) == 1
+        assert (await bench.run(image_prompt(1))).cached == set()
+        again = await bench.run(image_prompt(1), extra_data={"extra_pnginfo": {"workflow": "another"}})
+        assert (len(again.outputs), again.cached) == (1, {"2"})
         await bench.misbehave(node_error={"EmptyImage": "no paint"})
         assert (await bench.fail(image_prompt(2))).code is Code.NODE_FAILED
 
