@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -94,12 +95,22 @@ class Desk:
 
     def load(self, checkpoint: str = "tiny.safetensors", **options: Any) -> None:
         """Put the text-to-image graph on the canvas."""
-        self.load_graph(text_to_image(checkpoint, **options))
+        self.put(text_to_image(checkpoint, **options))
 
-    def load_graph(self, graph: dict[str, Any]) -> None:
-        """Put any graph that has the ``repo_list`` node on the canvas."""
-        self.js("return app.loadGraphData(arguments[0]).then(() => null)", graph)
-        self.wait("return app.graph.getNodeById(12)?.title === 'repo_list'")
+    def put(self, graph: dict[str, Any]) -> None:
+        """Put a graph on the canvas; once more where the page, a moment later, restores its last one over it."""
+        wanted = {str(node["id"]): node["type"] for node in graph["nodes"]}
+        deadline = time.monotonic() + 30
+        while True:
+            self.js("return app.loadGraphData(arguments[0]).then(() => null)", graph)
+            with contextlib.suppress(AssertionError):
+                self.wait_for(lambda: self.kinds() == wanted, timeout=5)
+                return
+            assert time.monotonic() < deadline, self.seen_by_person()
+
+    def kinds(self) -> dict[str, str]:
+        """The type of every node on the canvas, by its id."""
+        return dict(self.js("return Object.fromEntries(app.graph.nodes.map((node) => [node.id, node.type]))"))
 
     def click(self, selector: str) -> None:
         """Click something of ours."""

@@ -127,7 +127,7 @@ def test_the_first_picture_is_seen_while_the_second_sampler_runs(at_desk):
     before = len(at_desk.jobs())
     set_previews(at_desk, True)
     try:
-        at_desk.load_graph(two_samplers(CHECKPOINT, seed=1000 + before, steps=5, then_steps=100))
+        at_desk.put(two_samplers(CHECKPOINT, seed=1000 + before, steps=5, then_steps=100))
         at_desk.queue()
         at_desk.wait_picture(SAVE)
         shown = "return app.graph.getNodeById(arguments[0]).imgs[0].src"
