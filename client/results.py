@@ -90,7 +90,8 @@ class ResultSaver:
         """
         trouble: LinkTrouble | None = None
         texts: dict[str, list[str]] = {}
-        warnings = [str(text)[:500] for text in output.get("warnings") or () if isinstance(text, str)]
+        told = output.get("warnings")
+        warnings = [text[:500] for text in told if isinstance(text, str)] if isinstance(told, list) else []
         for index, entry in enumerate(_entries(output)):
             if entry.get("type") == TEXT and isinstance(entry.get("text"), str):
                 texts.setdefault(str(entry.get("node_id") or ""), []).append(entry["text"])

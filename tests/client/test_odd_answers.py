@@ -67,5 +67,7 @@ def test_odd_parts_of_a_result_do_not_keep_it_from_being_saved(tmp_path):
     folders = {"output": tmp_path, "temp": tmp_path / "temp"}
     job = Job("id", 1, "tab", "https://api.example/v2/x", Request(PROMPT, {}))
     entry = {**picture(), "node_id": ["9"], "metadata": {"text": "half a \ud800"}}
-    assert ResultSaver(folders, save_path, None, lambda job: None).save(job, {"images": [entry]}) == []
+    assert (
+        ResultSaver(folders, save_path, None, lambda job: None).save(job, {"images": [entry], "warnings": True}) == []
+    )
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".png"]
