@@ -47,6 +47,7 @@ class ComfyServer:
         self._lock = threading.RLock()
         self._process: ComfyProcess | None = None
         self._deaths = 0
+        self._launched = 0.0
         self.state = State.IDLE
         self.generation = 0
         """Grows with every start: a prompt submitted to one generation is lost in the next."""
@@ -75,6 +76,7 @@ class ComfyServer:
             if self.state is not State.IDLE:
                 return
             self.state = State.STARTING
+            self._launched = time.monotonic()
             self.generation += 1
             if not self.external:
                 self._process = ComfyProcess(self._command(), self._settings.comfyui_path, self._ended)
@@ -83,26 +85,29 @@ class ComfyServer:
         """Start it when it does not run, and wait until it answers.
 
         Args:
-            deadline: ``time.monotonic()`` value; COMFYUI_START_TIMEOUT_S bounds the wait too.
+            deadline: ``time.monotonic()`` value; COMFYUI_START_TIMEOUT_S, since ComfyUI's start, bounds the wait too.
 
         Raises:
-            WorkerError: COMFYUI_START_FAILED, with ComfyUI's last log lines.
+            WorkerError: COMFYUI_START_FAILED, with ComfyUI's last log lines; TIMEOUT when only the job's time was over.
         """
         self.launch()
-        started = time.monotonic()
-        limit = min(deadline, started + self._settings.comfyui_start_timeout_s)
+        asked = time.monotonic()
         while self.state is not State.READY:
             if not self.running:
                 raise self.death("could not be kept running", Code.COMFYUI_START_FAILED)
             generation = self.generation
+            started = asked if self.external else self._launched
             if await self.api.is_up():
                 with self._lock:
                     if self.state is State.STARTING and self.generation == generation:
                         self.state = State.READY
                         self.was_ready = True
                         self.api.follow_events()
-            elif time.monotonic() > limit:
+            elif time.monotonic() > started + self._settings.comfyui_start_timeout_s:
                 raise self._not_in_time(time.monotonic() - started)
+            elif time.monotonic() > deadline:
+                what = "the job's time was over while ComfyUI was starting"
+                raise WorkerError(Code.TIMEOUT, what, details=self.log_lines())
             else:
                 await asyncio.sleep(0.05)
 

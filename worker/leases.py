@@ -43,7 +43,7 @@ class Claims:
 class Leases:
     """One worker's claims on a models folder, and its view of the others'. Its threads take turns.
 
-    A folder that cannot be written has no other worker that prunes it either: claims are then only logged.
+    A folder that cannot be written has no other worker that prunes it either: that is logged, once.
     """
 
     def __init__(self, root: Path) -> None:
@@ -51,6 +51,7 @@ class Leases:
         self._path = root / LEASES_PATH / f"{process_id()}-{secrets.token_hex(4)}.json"
         self._using: set[Place] = set()
         self._until = 0.0
+        self._refused = False
 
     def claim(self, using: Collection[Place], wanted: Collection[str], seconds: float) -> frozenset[str]:
         """Claim files, and those of the wanted models that no other worker is bringing; the ones that others bring.
@@ -69,7 +70,9 @@ class Leases:
                 theirs = self.others().fetching.intersection(wanted) if wanted else frozenset()
                 self._write(set(wanted) - theirs)
         except OSError as error:
-            log.warning("other workers cannot be told which models are in use (%s)", error.strerror)
+            level = logging.DEBUG if self._refused else logging.WARNING  # once is enough for a folder that is read-only
+            log.log(level, "other workers cannot be told which models are in use (%s)", error.strerror)
+            self._refused = True
             return frozenset()
         return theirs
 

@@ -148,6 +148,19 @@ def test_a_start_that_takes_too_long_says_so(tmp_path, from_the_start):
     on_bench(tmp_path, scenario, COMFYUI_START_TIMEOUT_S="1")
 
 
+def test_a_job_whose_time_is_over_before_comfyui_has_started_says_so_and_blames_nobody(tmp_path, from_the_start):
+    from_the_start(start_delay_s=2)
+
+    async def scenario(bench):
+        error = await bench.fail(image_prompt(1), timeout_s=0.5)
+        assert error.code is Code.TIMEOUT
+        assert not error.refresh_worker
+        assert (await bench.run(image_prompt(2))).outputs
+        assert bench.runner.server.generation == 1
+
+    on_bench(tmp_path, scenario)
+
+
 def test_a_hanging_node_ends_in_timeout_and_the_next_job_works(tmp_path, monkeypatch):
     monkeypatch.setattr("comfy_runner.INTERRUPT_GRACE_S", 0.5)
 
