@@ -170,7 +170,8 @@ class Sample:
 
 SLACK = {"rss": 24 << 20, "fds": 8, "threads": 4}
 """What a process may have more at the end of its second half than at its beginning: caches fill, pools breathe."""
-MIN_SAMPLES = 24
+MIN_SAMPLES = 60
+"""In that second half, at one a second: a worker fills its caches and its allocator's arenas in its first minute."""
 
 
 @dataclass(frozen=True)
