@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from model_manager import ModelManager
-from tests.unit.test_model_manager import FakeSource, model_bytes, put, tree
+from tests.support.model_bench import FakeSource, model_bytes, put, tree
 from worker.errors import Code, WorkerError
 from worker.manifest import MANIFEST_PATH
 from worker.settings import Settings

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.properties.strategies import ANY_CHARACTER, JSON, TEXT, broken
-from worker import civitai, direct, hub, plan
+from worker import civitai, direct, hugging_face, plan
 from worker.answers import Answer, Refused, login_refusal, refusal, storage_refusal
 from worker.cancel import Stop
 from worker.errors import Code, WorkerError
@@ -143,7 +143,7 @@ STATUSES = st.sampled_from([200, 206, 206, 302])
 @given(HEADERS, STATUSES, st.sampled_from(["", " as mine.safetensors"]))
 def test_any_headers_of_the_hub_end_in_a_file_or_in_an_error_that_quotes_the_line(headers, status, name):
     text = f"vae https://huggingface.co/org/repo/resolve/main/sub/a.safetensors{name}"
-    looked_up(hub.resolve, text, FakeClient(status=status, headers=headers))
+    looked_up(hugging_face.resolve, text, FakeClient(status=status, headers=headers))
 
 
 @given(
