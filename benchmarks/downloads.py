@@ -219,7 +219,8 @@ def measure(
     missing = {str(METHODS[name][2]) for name in METHODS.keys() - set(methods)}
     said = [
         f"{FILES} files of {options.size} MiB to memory, {options.reps} runs each in random order (one connection "
-        f"under the limit: one run), ours with {options.connections} connections; requests {requests.__version__}, {peers}."
+        f"under the limit: one run), ours with {options.connections} connections; requests {requests.__version__}, "
+        f"{peers}."
     ]
     said += [f"{name} is not installed: left out." for name in missing]
     goals = []

@@ -9,7 +9,6 @@ would be. Beside it, from its own Dockerfile: worker-comfyui's final image copie
 from __future__ import annotations
 
 import compileall
-import gzip
 import io
 import re
 import shutil
@@ -44,10 +43,7 @@ def after_code(found: list[str]) -> list[str]:
 def packed_mb(folder: Path) -> float:
     """A gzipped layer of the folder, in MB."""
     out = io.BytesIO()
-    with (
-        gzip.GzipFile(fileobj=out, mode="wb", compresslevel=6, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w") as tar,
-    ):
+    with tarfile.open(fileobj=out, mode="w:gz", compresslevel=6) as tar:
         tar.add(folder, ".")
     return len(out.getvalue()) / 1e6
 

@@ -1,8 +1,8 @@
 """Eight PNGs of 4 MB to S3: ours beside the straightforward way, which is what worker-comfyui does with RunPod's SDK.
 
-Straightforward: each picture is read whole, written to a temporary file, and handed to ``rp_upload.upload_image``, which
-makes a client, reads the file whole again, puts it and signs a link; one after another. (Its /view is left out.) The
-bucket is moto's server on this machine, which holds all in memory and is slow: it bounds both ways. Each run is a
+Straightforward: each picture is read whole, written to a temporary file, and handed to ``rp_upload.upload_image``,
+which makes a client, reads the file whole again, puts it and signs a link; one after another. (Its /view is left out.)
+The bucket is moto's server on this machine, which holds all in memory and is slow: it bounds both ways. Each run is a
 process of its own, so that its peak is its own; the two take turns.
 
     python benchmarks/s3_results.py [--runs 5] [--write]      # needs moto[server], the tests' S3 server
@@ -46,12 +46,10 @@ def ours(folder: Path, config: dict[str, str]) -> int:
 def straightforward(folder: Path, config: dict[str, str]) -> int:
     from runpod.serverless.utils import rp_upload
 
-    os.environ["BUCKET_ENDPOINT_URL"] = config["endpointUrl"]
-    os.environ["BUCKET_ACCESS_KEY_ID"], os.environ["BUCKET_SECRET_ACCESS_KEY"] = (
-        config["accessId"],
-        config["accessSecret"],
-    )
-    os.environ["AWS_DEFAULT_REGION"] = "us-east-1"
+    os.environ |= {
+        "BUCKET_ENDPOINT_URL": config["endpointUrl"], "BUCKET_ACCESS_KEY_ID": config["accessId"],
+        "BUCKET_SECRET_ACCESS_KEY": config["accessSecret"], "AWS_DEFAULT_REGION": "us-east-1",
+    }  # fmt: skip
     links = []
     for path in sorted(folder.glob("*.png")):
         data = path.read_bytes()
