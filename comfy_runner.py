@@ -256,9 +256,8 @@ class ComfyRunner:
             with self._api.heard_by(run.hear):
                 yield
         except BaseException:
-            cached = run.cache_event["data"].get("nodes") if run.cache_event else None
             named = outputs_of({"outputs": run.outputs})
-            self._collector.authors.note_unfinished(run.author, prompt, named, cached)
+            self._collector.authors.note_unfinished(run.author, prompt, named, run.heard_cached)
             raise
         finally:
             self._tell_death = None
@@ -311,8 +310,7 @@ class ComfyRunner:
         if not self.server.external:
             return await asyncio.to_thread(self.inputs.folder.place, inputs)
         for name, content in inputs:
-            data = await asyncio.to_thread(content.path.read_bytes)
-            status = await self._call(run, self._api.upload(name, data))
+            status = await self._call(run, self._api.upload(name, content.path))
             if status != 200:
                 raise WorkerError(Code.INVALID_INPUT, f"ComfyUI refused the file {name!r} ({status})")
         return {}

@@ -6,13 +6,16 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 
 CONNECT_TIMEOUT_S = 3.0
+SLOWEST_UPLOAD_BYTES_S = 1 << 20
 ANSWER_TIMEOUT_S = 30.0  # ComfyUI answers from its event loop, which a custom node can block for long
 QUICK_TIMEOUT_S = 5.0  # for what is asked again anyway
 PREVIEW_WITH_METADATA = 4  # of ComfyUI's binary frame kinds; the older kind 1 does not say whose preview it is
@@ -165,12 +168,14 @@ class ComfyApi:
         info = _json(answer).get(class_type, {})
         return info if isinstance(info, dict) else {}
 
-    async def upload(self, name: str, data: bytes) -> int:
-        """Put a file into the input folder, replacing one of that name; ComfyUI's status."""
+    async def upload(self, name: str, path: Path) -> int:
+        """Put a file into the input folder, replacing one of that name, as it is read; ComfyUI's status."""
         subfolder, _, filename = name.rpartition("/")
         form = aiohttp.FormData({"overwrite": "true", "subfolder": subfolder, "type": "input"})
-        form.add_field("image", data, filename=filename, content_type="application/octet-stream")
-        return (await self._call("POST", "/upload/image", form))[0]
+        with await asyncio.to_thread(path.open, "rb") as file:
+            form.add_field("image", file, filename=filename, content_type="application/octet-stream")
+            timeout_s = ANSWER_TIMEOUT_S + os.fstat(file.fileno()).st_size / SLOWEST_UPLOAD_BYTES_S
+            return (await self._call("POST", "/upload/image", form, timeout_s))[0]
 
     async def view(self, filename: str, subfolder: str, kind: str) -> bytes | None:
         """The bytes of an output; None when it is not there."""

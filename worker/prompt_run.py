@@ -48,6 +48,12 @@ class Run:
     missing_since: float | None = None
     unreachable_since: float | None = None
 
+    @property
+    def heard_cached(self) -> frozenset[str] | None:
+        """The nodes that, by the events, did not run; None when that was not heard."""
+        nodes = self.cache_event["data"].get("nodes") if self.cache_event else None
+        return frozenset(map(str, nodes)) if isinstance(nodes, list) else None
+
     def hear(self, event: Event) -> None:
         """Take in one of ComfyUI's events, whatever it is about."""
         if event["type"] == SOCKET_OPEN:

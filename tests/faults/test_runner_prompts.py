@@ -132,6 +132,32 @@ def test_a_comfyui_that_already_runs_is_used_and_not_supervised(tmp_path, monkey
     on_bench(tmp_path, scenario)
 
 
+def test_a_comfyui_that_others_use_as_well_takes_our_inputs_and_gives_us_none_of_their_workflows(tmp_path):
+    prompt = {
+        "1": node("EmptyLatentImage", width=64, height=64, batch_size=1),
+        "2": node("SaveLatent", samples=["1", 0], filename_prefix="x"),
+        "3": node("LoadImage", image="our own/red.png"),
+        "4": node("SaveImage", images=["3", 0], filename_prefix="x"),
+    }
+    red = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(red, "PNG")
+    files = [{"name": "our own/red.png", "b64": base64.b64encode(red.getvalue()).decode()}]
+
+    async def scenario(bench):
+        first, second = ({"extra_pnginfo": {"workflow": whose}} for whose in ("of the first worker", "of the second"))
+        await bench.run(prompt, files=files, extra_data=first)
+        other = RunnerBench(tmp_path, {"COMFYUI_URL": bench.url})
+        latent, picture = (await other.run(prompt, files=files, extra_data=second)).outputs
+        assert b"of the second" in latent.read()
+        assert b"of the first" not in latent.read()
+        assert Image.open(io.BytesIO(picture.read())).getpixel((3, 3)) == (255, 0, 0)
+        assert (tmp_path / "input" / "our own" / "red.png").read_bytes() == red.getvalue()
+        await other.runner.server.api.close()
+        other.runner.stop()
+
+    on_bench(tmp_path, scenario)
+
+
 def test_a_url_where_nothing_listens_says_so(tmp_path):
     async def scenario(bench):
         error = await bench.fail(image_prompt(1))

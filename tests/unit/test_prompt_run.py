@@ -1,0 +1,40 @@
+"""What one submission of a prompt knows from ComfyUI's events alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from worker.outputs import cached_nodes
+from worker.prompt_run import Run
+
+
+def run_that_heard(*events: tuple[str, dict[str, Any]]) -> Run:
+    run = Run(deadline=0.0, generation=1)
+    for kind, data in events:
+        run.hear({"type": kind, "data": {"prompt_id": run.prompt_id, **data}})
+    return run
+
+
+def test_the_nodes_that_did_not_run_are_those_that_the_event_names():
+    assert run_that_heard(("execution_cached", {"nodes": ["1", 2]})).heard_cached == {"1", "2"}
+    assert run_that_heard(("execution_cached", {"nodes": []})).heard_cached == frozenset()
+
+
+@pytest.mark.parametrize("events", [(), (("execution_cached", {}),), (("execution_cached", {"nodes": 5}),)])
+def test_without_a_word_that_can_be_read_nothing_is_known_of_the_cache(events):
+    assert run_that_heard(*events).heard_cached is None
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_the_history_made_of_events_tells_what_was_cached_only_where_it_was_heard(heard):
+    cached = [("execution_cached", {"nodes": ["1"]})] if heard else []
+    history = run_that_heard(*cached, ("execution_success", {})).history_from_events()
+    assert cached_nodes(history) == ({"1"} if heard else None)
+
+
+def test_another_submission_forgets_what_the_first_one_heard():
+    run = run_that_heard(("execution_cached", {"nodes": ["1"]}), ("executed", {"node": "1", "output": {}}))
+    run.begin_anew()
+    assert (run.heard_cached, run.outputs, run.ending) == (None, {}, None)
