@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from tests.support.civitai_server import LOGIN_PAGE, QUICK, Canned, CivitaiServer, Rig
+from tests.support.civitai_server import LOGIN_PAGE, Canned
+from tests.support.model_rig import QUICK, Rig
 from tests.support.safetensors_files import safetensors_bytes
 from worker.answers import Answer
 from worker.errors import Code, WorkerError
@@ -23,12 +24,6 @@ NO_ACCESS = {"error": "You do not have access to this file"}
 HTML = {"Content-Type": "text/html; charset=UTF-8"}
 WAF = Canned(403, b"<!DOCTYPE html><html><title>Attention Required! | Cloudflare</title></html>", HTML)
 LOGIN = Canned(307, b"", {"Location": "/login?returnUrl=%2Fmodels&reason=download-auth"})
-
-
-@pytest.fixture
-def server():
-    with CivitaiServer() as server:
-        yield server
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.civitai_server import QUICK, CivitaiServer, Rig
+from tests.support.civitai_server import CivitaiServer
+from tests.support.model_rig import QUICK, Rig
 from tests.support.safetensors_files import safetensors_bytes
 from worker.cancel import Stop
 from worker.downloads import check_room, download_all, sweep_parts
@@ -23,12 +24,6 @@ from worker.part_files import PartFile, PathTaken, part_name
 
 MiB = 1 << 20
 DATA = safetensors_bytes(3 * MiB)
-
-
-@pytest.fixture
-def server():
-    with CivitaiServer() as server:
-        yield server
 
 
 @pytest.fixture
@@ -245,7 +240,7 @@ def test_a_killed_process_leaves_only_a_part_that_is_swept(server, rig):
     text = add(server, safetensors_bytes(20 * MiB))
     server.file(next(iter(server.versions))).bytes_per_s = 5e6
     script = (
-        "import sys; from pathlib import Path; from tests.support.civitai_server import Rig\n"
+        "import sys; from pathlib import Path; from tests.support.model_rig import Rig\n"
         "class Fake:\n"
         "    def env(self): return {'CIVITAI_URL': sys.argv[1]}\n"
         "Rig(Fake(), Path(sys.argv[2])).fetch(sys.argv[3])"

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from model_manager import ModelManager
-from tests.support.civitai_server import QUICK, CivitaiServer
+from tests.support.civitai_server import CivitaiServer
+from tests.support.model_rig import QUICK
 from tests.support.safetensors_files import safetensors_bytes
 from worker.settings import Settings
 from worker.sites import ModelSites

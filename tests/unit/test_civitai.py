@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.civitai_server import Canned, CivitaiServer, Rig
+from tests.support.civitai_server import Canned, CivitaiServer
+from tests.support.model_rig import Rig
 from tests.support.safetensors_files import safetensors_bytes
 from worker.civitai_types import folder_of
 from worker.errors import Code, WorkerError

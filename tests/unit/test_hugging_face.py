@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.civitai_server import COMMIT, Canned, CivitaiServer, Rig
+from tests.support.civitai_hosts import COMMIT
+from tests.support.civitai_server import Canned, CivitaiServer
+from tests.support.model_rig import Rig
 from tests.support.safetensors_files import safetensors_bytes
 from worker.errors import Code, WorkerError
 
