@@ -95,9 +95,14 @@ class PartFile:
         return os.preadv(self._fd, [buffer], offset)
 
     def drop(self) -> None:
-        """Remove the file; idempotent. Its space is free once the last thread has let go of this object."""
+        """Remove the file and free its space; idempotent. One that has its final name already keeps its bytes.
+
+        The space must not wait for whoever still holds this object, an error's traceback among them.
+        """
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
+            if os.fstat(self._fd).st_nlink == 0:
+                os.ftruncate(self._fd, 0)
 
     def place(self, size: int, sha256: str, fsync: bool) -> None:
         """Give the finished file its final name, whole or not at all, and make ComfyUI look into the folder again.

@@ -197,6 +197,8 @@ class Transfer:
                 return digest.hexdigest()
             while position < frontier:
                 count = part.read_into(buffer[: min(frontier - position, HASH_CHUNK)], position)
+                if not count and self._abandoned:
+                    return None
                 if not count:
                     raise OSError("the .part file is shorter than what was written to it")
                 digest.update(buffer[:count])

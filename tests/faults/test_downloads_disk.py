@@ -178,6 +178,22 @@ def test_a_reader_of_the_old_file_is_never_disturbed(tmp_path):
     assert target.read_bytes() == b"old"
 
 
+def test_a_dropped_file_frees_its_space_at_once_though_somebody_still_holds_it(tmp_path):
+    part = PartFile(tmp_path / "x.safetensors")
+    part.reserve(MiB, network_volume=False)
+    assert os.fstat(part._fd).st_blocks
+    part.drop()
+    assert os.fstat(part._fd).st_blocks == 0
+
+
+def test_a_file_that_was_placed_keeps_its_bytes_when_its_download_is_given_up(tmp_path):
+    part = PartFile(tmp_path / "x.safetensors")
+    part.write(b"whole", 0)
+    part.place(5, "0" * 64, fsync=False)
+    part.drop()
+    assert (tmp_path / "x.safetensors").read_bytes() == b"whole"
+
+
 def test_a_directory_or_a_dangling_link_under_the_name_is_left_alone(tmp_path):
     for make in (Path.mkdir, lambda path: path.symlink_to(tmp_path / "nowhere")):
         target = tmp_path / f"{make}.safetensors".replace("/", "_")[-60:]
