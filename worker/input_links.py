@@ -165,8 +165,8 @@ class InputLinks:
     @contextlib.contextmanager
     def _follow(self, url: str) -> Iterator[requests.Response]:
         """The answer at the end of the redirects."""
-        for _ in range(MAX_HOPS + 1):
-            response = self._ask(url)
+        for hop in range(MAX_HOPS + 1):
+            response = self._ask(url, redirected=hop > 0)
             location = response.headers.get("Location")
             if response.status_code in (301, 302, 303, 307, 308) and location:
                 response.close()
@@ -177,11 +177,12 @@ class InputLinks:
             return
         raise _Failed(Code.DOWNLOAD_FAILED, f"redirects more than {MAX_HOPS} times")
 
-    def _ask(self, url: str) -> requests.Response:
+    def _ask(self, url: str, redirected: bool) -> requests.Response:
         try:
             peers = peers_of(url, self._private_hosts)
         except ValueError as error:
-            raise _Failed(Code.INVALID_INPUT, str(error)) from None
+            problem = f"redirects to {redact_url(url)!r}, which {error}" if redirected else str(error)
+            raise _Failed(Code.INVALID_INPUT, problem) from None
         except OSError:
             raise _Failed(Code.DOWNLOAD_FAILED, "has a host name that is not known", Again.SERVER) from None
         session = self._sessions.setdefault(peers, new_session(peers, self._sockets))
