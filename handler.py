@@ -29,6 +29,7 @@ from worker.model_types import FileProgress, Report
 from worker.outputs import official_answer
 from worker.progress_sender import ProgressSender
 from worker.prompts import loader_classes, match_models
+from worker.refused_answers import tell_of_refused_answers
 from worker.result_sender import send_in_pieces, unprinted
 from worker.sdk_shutdown import end_soon_after_shutdown
 from worker.settings import Settings, SettingsError
@@ -227,6 +228,7 @@ def main() -> None:
         logs.set_up(settings)
         end_soon_after_shutdown(lambda: worker.end(0))
         send_in_pieces()
+        tell_of_refused_answers()
         handler = local_run.saving_results(worker.handle) if local_run.is_local() else unprinted(worker.handle)
         runpod.serverless.start({"handler": handler})
     finally:

@@ -1,0 +1,56 @@
+"""An answer that RunPod refuses is followed by an error that it can take; other failures stay the SDK's."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from types import SimpleNamespace
+
+import pytest
+from aiohttp import ClientResponseError
+
+from worker.errors import Code
+from worker.refused_answers import LARGE_BYTES, refused, tell_of_refused_answers
+
+
+def posts_after(status: int, body: object) -> list:
+    """What an SDK posts whose first post is answered so."""
+    posts = []
+
+    async def transmit(client_session, url, job_data):
+        posts.append(job_data)
+        if len(posts) == 1:
+            raise ClientResponseError(SimpleNamespace(real_url=url), (), status=status)
+
+    sender = SimpleNamespace(_transmit=transmit)
+    tell_of_refused_answers(sender)
+    with pytest.raises(ClientResponseError):  # for the SDK's log
+        asyncio.run(sender._transmit(None, "http://runpod/job-done", body))
+    return posts
+
+
+@pytest.mark.parametrize("status", [400, 413])
+def test_a_refused_answer_is_followed_by_an_error_in_the_sdks_shape(status):
+    first, second = posts_after(status, "ä" * LARGE_BYTES)
+    assert first.startswith("ä")
+    told = json.loads(second)
+    assert told["error"].startswith(f"RESULT_TOO_LARGE: RunPod did not take the answer of 2.1 MB ({status}). Lower")
+    assert told["output"] == {
+        "error_code": "RESULT_TOO_LARGE",
+        "details": {"status": status, "bytes": 2 * LARGE_BYTES},
+    }
+
+
+def test_a_body_that_writes_itself_is_measured_by_its_own_word():
+    _, second = posts_after(400, SimpleNamespace(size=5_000_000))
+    assert "5.0 MB" in json.loads(second)["error"]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 429, 500])
+def test_other_refusals_are_left_to_the_sdk(status):
+    assert posts_after(status, "{}") == ["{}"]
+
+
+def test_a_small_answer_was_not_refused_for_its_size():
+    assert refused(400, 500).code is Code.INTERNAL
+    assert refused(413, 500).code is Code.RESULT_TOO_LARGE
