@@ -37,6 +37,7 @@ class RunPodPlatform:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.log: list[tuple[str, dict[str, Any]]] = []
         self.refuse_results_with: list[int] = []
+        """The next answers are refused with these statuses; progress posts, which go the same way, are not."""
         self.progress_fault: int | str | None = None
         """A status that progress posts are answered with, or ``hang``."""
         self._queue: list[str] = []
@@ -161,13 +162,13 @@ class RunPodPlatform:
 
     async def _job_done(self, request: web.Request) -> web.Response:
         raw = await request.read()
-        if self.refuse_results_with:
+        body = json.loads(raw)
+        if self.refuse_results_with and body.get("status") != "IN_PROGRESS":
             return web.Response(status=self.refuse_results_with.pop(0))
         if request.headers.get("Authorization") != WORKER_KEY:
             return web.Response(status=401)
         if len(raw) > MAX_RESULT_BYTES:
             return web.Response(status=400)  # as reported by users: job-done answers 400 when a result is too large
-        body = json.loads(raw)
         job = self.jobs[request.match_info["job"]]
         self.log.append(("job-done", {"job": job["id"], "body": body, "bytes": len(raw)}))
         if body.get("status") == "IN_PROGRESS":
