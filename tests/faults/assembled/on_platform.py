@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +101,3 @@ class OnPlatform(Subject):
         """As the kernel does it, and RunPod: without a word."""
         os.kill(self.process.process.pid, signal.SIGKILL)
         self.process.process.wait()
-
-
-def wait_until(happened: Callable[[], Any], timeout_s: float = 30) -> None:
-    """Wait for something of another process, of which no event tells."""
-    deadline = time.monotonic() + timeout_s
-    while not happened():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.02)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.faults.assembled.sights import Sight, look_at
 from tests.support.civitai_server import CivitaiServer
-from tests.support.runner_bench import image_prompt
+from tests.support.prompts import image_prompt
 from tests.support.safetensors_files import safetensors_bytes
 
 Answer = dict[str, Any]

@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.assembled.in_process import InProcess
 from tests.support.civitai_server import Canned
-from tests.support.runner_bench import image_prompt, node
+from tests.support.prompts import image_prompt, node
 from tests.support.safetensors_files import safetensors_bytes
 
 fault = pytest.mark.fault

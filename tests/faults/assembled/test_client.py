@@ -10,7 +10,8 @@ import pytest
 from tests.client.endpoint import completed, picture, png
 from tests.faults.assembled.catalogue import RIGHT, SAID
 from tests.faults.assembled.sights import amount, counted
-from tests.support.simulator_process import Client, wait_for
+from tests.support.simulator_process import Client
+from tests.support.waiting import wait_until
 
 fault = pytest.mark.fault
 _colors = ((0, number, 99) for number in itertools.count(1))
@@ -44,7 +45,7 @@ class Page:
 
     def finished(self, prompt_id: str, seen: str) -> None:
         """The job's picture is there, once."""
-        wait_for(lambda: self.local.job(prompt_id)["state"] == "done", 30)
+        wait_until(lambda: self.local.job(prompt_id)["state"] == "done", 30)
         assert list(self.new().values()) == [png(self.color)]
         self._note(RIGHT, "right: the picture is saved, once", seen)
 
@@ -54,7 +55,7 @@ class Page:
         self.endpoint.statuses = [completed(picture(color=after.color))]
         answer = self.local.run()
         assert answer.ok, answer.text
-        wait_for(lambda: self.local.job(answer.json()["prompt_id"])["state"] == "done", 30)
+        wait_until(lambda: self.local.job(answer.json()["prompt_id"])["state"] == "done", 30)
         assert list(after.new().values()) == [png(after.color)]
         self.case.worked(time.monotonic() - after.started)
 
@@ -103,7 +104,7 @@ def test_trouble_while_a_job_runs_does_not_end_it(page, endpoint):
 def test_a_restart_of_the_local_comfyui_loses_nothing(page, endpoint):
     endpoint.statuses = [{"status": "IN_PROGRESS"}]
     prompt_id = page.local.run().json()["prompt_id"]
-    wait_for(lambda: page.local.job(prompt_id)["state"] == "running", 15)
+    wait_until(lambda: page.local.job(prompt_id)["state"] == "running", 15)
     page.local.comfy.restart()
     assert page.local.job(prompt_id)["state"] == "running"
     endpoint.statuses = [completed(picture(color=page.color))]

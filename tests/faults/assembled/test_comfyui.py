@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from tests.support.runner_bench import image_prompt, node, sampler_prompt
+from tests.support.prompts import image_prompt, node, sampler_prompt
 from tests.support.safetensors_files import safetensors_bytes
 
 fault = pytest.mark.fault

@@ -11,9 +11,10 @@ import time
 import pytest
 from PIL import Image
 
-from tests.faults.assembled.on_platform import OnPlatform, wait_until
-from tests.support.runner_bench import image_prompt, node
+from tests.faults.assembled.on_platform import OnPlatform
+from tests.support.prompts import image_prompt, node
 from tests.support.safetensors_files import safetensors_bytes
+from tests.support.waiting import wait_until
 
 fault = pytest.mark.fault
 MiB = 1 << 20

@@ -8,7 +8,7 @@ import zlib
 
 import pytest
 
-from tests.support.runner_bench import image_prompt, node
+from tests.support.prompts import image_prompt, node
 
 fault = pytest.mark.fault
 LOAD = {"1": node("LoadImage", image="in.png"), "2": node("SaveImage", images=["1", 0], filename_prefix="x")}

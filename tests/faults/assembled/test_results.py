@@ -6,7 +6,7 @@ import pytest
 
 from tests.faults.assembled.in_process import InProcess
 from tests.faults.assembled.sights import counted
-from tests.support.runner_bench import image_prompt
+from tests.support.prompts import image_prompt
 from tests.support.s3_server import Canned
 
 fault = pytest.mark.fault

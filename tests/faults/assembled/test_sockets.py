@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.runner_bench import image_prompt
+from tests.support.prompts import image_prompt
 
 fault = pytest.mark.fault
 

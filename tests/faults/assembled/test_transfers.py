@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from tests.support.civitai_server import Canned
-from tests.support.runner_bench import image_prompt, sampler_prompt
+from tests.support.prompts import image_prompt, sampler_prompt
 from tests.support.safetensors_files import safetensors_bytes
 
 fault = pytest.mark.fault

@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 
 from tests.faults.assembled.in_process import InProcess
-from tests.faults.assembled.on_platform import OnPlatform, wait_until
-from tests.support.runner_bench import image_prompt, sampler_prompt
+from tests.faults.assembled.on_platform import OnPlatform
+from tests.support.prompts import image_prompt, sampler_prompt
 from tests.support.safetensors_files import safetensors_bytes
+from tests.support.waiting import wait_until
 from worker.places import Place
 
 fault = pytest.mark.fault
