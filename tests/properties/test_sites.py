@@ -64,7 +64,7 @@ class FakeClient:
     def json(self, url, line, stop, budget):
         return self.facts if isinstance(self.facts, dict) else _json_body(response(json.dumps(self.facts).encode()))
 
-    def follow(self, url, line, span=None, **_):
+    def follow(self, url, line, span=None, enough=None):
         answer = response(b"", self.status, self.headers)
         answer.url = self.url
         return Reached(answer, self.url, True)

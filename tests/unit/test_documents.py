@@ -52,9 +52,3 @@ def test_every_page_of_the_docs_is_in_their_index():
 def test_every_error_has_its_row_in_the_operations_page():
     rows = re.findall(r"^\| `([A-Z_]+)` \|", (REPO_ROOT / "docs" / "operations.md").read_text(), re.MULTILINE)
     assert sorted(rows) == sorted(code.value for code in Code)
-
-
-def test_every_test_that_the_security_page_names_is_there():
-    named = re.findall(r"`(tests/[\w/]+(?:\.py)?)/?`", (REPO_ROOT / "SECURITY.md").read_text())
-    assert named
-    assert [name for name in named if not (REPO_ROOT / name).exists()] == []
