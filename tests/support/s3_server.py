@@ -190,6 +190,8 @@ def _handler(server: S3Server) -> type[BaseHTTPRequestHandler]:
             body = self.rfile.read(length)
             if server.stall:
                 time.sleep(server.stall.pop(0))
+                if not any(each is seen for each in server.seen):
+                    return  # cleared meanwhile: of a test that has ended, and its object must not turn up in the next
             if server.answers:
                 canned = server.answers.pop(0)
                 seen.status = canned.status
