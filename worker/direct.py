@@ -73,7 +73,7 @@ def ask(
 ) -> Reached:
     """:meth:`Client.follow` for one byte, tried again as the policy allows; raises WorkerError that quotes the line."""
     try:
-        return persistently(lambda: client.follow(url, line, (0, 0), enough), Budget(client.retry), stop)
+        return persistently(lambda: client.follow(url, line, (0, 0), enough=enough), Budget(client.retry), stop)
     except Refused as refused:
         raise line_error(line, refused.code, refused.what, refused.hint, {"status": refused.status}) from None
 
