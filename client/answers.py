@@ -6,9 +6,12 @@ import contextlib
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .runpod_client import EndpointError
+
+if TYPE_CHECKING:
+    from typing import TypeGuard  # Python 3.10; the pack runs on 3.9
 
 EXPIRY_S = 30 * 60  # RunPod keeps a result this long
 _LONGEST = 1e12
@@ -76,7 +79,7 @@ def _completed(body: dict[str, Any], output: Any) -> Report:
     return Report("done", output=output, run_ms=run_ms)
 
 
-def _is_time(value: Any) -> bool:
+def _is_time(value: Any) -> TypeGuard[float]:
     """A number that a job can have taken: JSON's may also be infinite, or have thousands of digits."""
     return isinstance(value, (int, float)) and 0 <= value < _LONGEST
 

@@ -112,8 +112,8 @@ class Follower:
         reports = [answers.read_status(body) for body in await watch.ear.hear(target)]
         if reports:
             self._seen(job)
-        for report in reports or [watch.report]:
-            if report and not (report == watch.report and report.progress.get("phase")):
+        for report in reports or filter(None, [watch.report]):
+            if not (report == watch.report and report.progress.get("phase")):
                 watch.report = report
                 await self._act(job, report)
         if watch.ear.is_told:

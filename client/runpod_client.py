@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -76,7 +77,7 @@ class RunPodClient:
 
     async def events(self, target: Target, job_id: str) -> aiohttp.ClientWebSocketResponse:
         """Open a job's websocket, whose every text frame is what :meth:`status` answers."""
-        opening = self._opened().ws_connect(
+        opening: Awaitable[Any] = self._opened().ws_connect(
             f"{target.base}/events/{quote(job_id, safe='')}",
             headers={"Authorization": f"Bearer {target.key}"},
             heartbeat=_HEARTBEAT_S,

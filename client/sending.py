@@ -113,7 +113,8 @@ def _bucket(buckets: BucketConfig) -> tuple[Bucket | None, str]:
 
 
 def _fields(body: dict[str, Any], request: Request, sent: Prompt, repo_list: str, settings: Settings) -> dict[str, Any]:
-    options = body.get("remote") if isinstance(body.get("remote"), dict) else {}
+    asked = body.get("remote")
+    options = asked if isinstance(asked, dict) else {}
     fields: dict[str, Any] = {
         "action": "run",
         "repo_list": repo_list,

@@ -235,7 +235,7 @@ class _Body:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = _BUFFER) -> bytes:
         data = self._file.read(min(size, self.length - self.given))
         if not data and self.given < self.length:
             raise _changed(self._path)
