@@ -7,7 +7,8 @@ import json
 import pytest
 from requests.structures import CaseInsensitiveDict
 
-from tests.support.civitai_server import Canned, CivitaiServer
+from tests.support.civitai_files import Canned
+from tests.support.civitai_server import CivitaiServer
 from tests.support.model_rig import Rig
 from tests.support.safetensors_files import safetensors_bytes
 from worker.answers import Answer, refusal
