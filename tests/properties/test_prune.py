@@ -18,14 +18,20 @@ from worker.prune import PRUNE_MAX_FILES, SPARE_BYTES, PruneRules, plan_prune, r
 
 STARTED_NS = 2_000_000_000_000_000_000
 MB = 1 << 20
-FOLDERS = ("loras", "checkpoints", "vae", "embeddings", "unet", "clip", "style_models", "..", "custom_nodes")
-NAMES = ("a.safetensors", "A.safetensors", "sub/a.safetensors", "b.SafeTensors", "c (1).safetensors", "d.ckpt", "e.sft")
-PLACES = st.builds(Place, st.sampled_from(FOLDERS), st.sampled_from(NAMES))
-TIMES = st.integers(-5, 5).map(lambda step: STARTED_NS + step * 10**9)
-SIZES = st.sampled_from([1, 3, 10, 200]).map(lambda size: size * MB)
-GLOBS = st.lists(
-    st.sampled_from(["a*", "*/a.*", "loras/*", "SUB/*", "nothing", "[ab].safetensors", "*.ckpt"]), max_size=2
+FOLDERS = ("loras", "loras", "checkpoints", "vae", "embeddings", "unet", "style_models", "..")
+NAMES = (
+    "a.safetensors",
+    "A.safetensors",
+    "sub/a.safetensors",
+    "b.SafeTensors",
+    "c (1).safetensors",
+    "f.safetensors",
+    "d.ckpt",
 )
+PLACES = st.builds(Place, st.sampled_from(FOLDERS), st.sampled_from(NAMES))
+TIMES = st.sampled_from([-5, -4, -3, -3, -2, -2, -1, -1, 0, 1]).map(lambda step: STARTED_NS + step * 10**9)
+SIZES = st.sampled_from([1, 3, 10, 200]).map(lambda size: size * MB)
+GLOBS = st.sampled_from([(), (), (), ("a*",), ("*/a.*", "nothing"), ("loras/*",), ("SUB/*",), ("[ab].safetensors",)])
 PROMPTS = st.lists(
     st.sampled_from(
         ["A.safetensors", "x\\c.safetensors", "b (1).safetensors", "embedding:a", "<lora:b:1>", "other.sft"]
@@ -38,7 +44,7 @@ PROMPTS = st.lists(
 def disks(draw):
     """An inventory: files of all kinds, some known to the manifest."""
     files, entries = {}, {}
-    for number, place in enumerate(draw(st.lists(PLACES, unique=True, max_size=8))):
+    for number, place in enumerate(draw(st.lists(PLACES, unique=True, min_size=1, max_size=12))):
         file = DiskFile(
             place, draw(SIZES), draw(TIMES), draw(TIMES), number, draw(st.booleans()) and draw(st.booleans())
         )
@@ -57,20 +63,25 @@ def disks(draw):
     return Inventory(files, entries, {}, names)
 
 
+OPEN = (True, False, False, True, False)
+SHUT = [tuple(value != (number == shut) for number, value in enumerate(OPEN)) for shut in range(5)]
+"""wanted, list_empty, shared, alone, dry_run: all as pruning needs them, or all but one."""
+
+
 @st.composite
-def situations(draw):
-    """(inventory, listed places, prompt, rules), gates mostly open."""
+def situations(draw, gates=(OPEN, OPEN, *SHUT)):
+    """(inventory, listed places, prompt, rules)."""
     disk = draw(disks())
     some = st.frozensets(st.sampled_from(sorted(disk.files)), max_size=2) if disk.files else st.just(frozenset())
-    mostly = st.integers(0, 7).map(bool)
+    wanted, list_empty, shared, alone, dry_run = draw(st.sampled_from(gates))
     rules = PruneRules(
-        wanted=draw(mostly),
-        list_empty=not draw(mostly),
-        shared=not draw(mostly),
-        alone=draw(mostly),
+        wanted=wanted,
+        list_empty=list_empty,
+        shared=shared,
+        alone=alone,
         started_ns=STARTED_NS,
-        dry_run=not draw(mostly),
-        keep_globs=tuple(draw(GLOBS)),
+        dry_run=dry_run,
+        keep_globs=draw(GLOBS),
         keep_bytes=draw(st.sampled_from([0, 0, 1, 5, 12, 210])) * MB,
         baked=frozenset(disk.files[place].fingerprint for place in draw(some)),
         used_since=draw(st.sampled_from([None, None, STARTED_NS / 1e9 - 3])),
@@ -90,7 +101,7 @@ def recency(file, disk, rules):
     return used or max(file.mtime_ns, file.ctime_ns) / 1e9
 
 
-@given(situations())
+@given(situations(gates=[OPEN]))
 def test_nothing_that_any_rule_protects_may_ever_go(situation):
     disk, listed, prompt, rules = situation
     mentions = model_names(prompt)
@@ -120,7 +131,7 @@ def test_nothing_goes_with_an_empty_list_or_prune_off_or_beside_another_job_or_o
         assert chosen.withheld
 
 
-@given(situations())
+@given(situations(gates=[OPEN]))
 def test_every_unlisted_file_stays_with_a_reason_or_may_go_and_never_both(situation):
     disk, listed, _, rules = situation
     chosen = planned(situation)
@@ -132,7 +143,25 @@ def test_every_unlisted_file_stays_with_a_reason_or_may_go_and_never_both(situat
     assert {file.place for file in chosen.cached} <= kept
 
 
-@given(situations())
+@st.composite
+def loose_disks(draw):
+    """Files that nothing protects, used at some times; the room is short for them."""
+    sizes = draw(st.lists(st.integers(1, 4), min_size=2, max_size=6))
+    files = [DiskFile(Place("loras", f"{n}.safetensors"), size * MB, 1, 1, n, False) for n, size in enumerate(sizes)]
+    used = {file.place: float(draw(st.integers(1, 4))) for file in files}
+    rules = PruneRules(
+        wanted=True,
+        list_empty=False,
+        shared=False,
+        alone=True,
+        started_ns=STARTED_NS,
+        keep_bytes=draw(st.integers(0, 9)) * MB,
+        last_used=used,
+    )
+    return Inventory({file.place: file for file in files}), frozenset(), {}, rules
+
+
+@given(loose_disks() | situations(gates=[OPEN]))
 def test_keep_gb_is_never_exceeded_and_keeps_what_was_used_last(situation):
     disk, _, _, rules = situation
     chosen = planned(situation)
@@ -144,7 +173,7 @@ def test_keep_gb_is_never_exceeded_and_keeps_what_was_used_last(situation):
         assert file.size > rules.keep_bytes - at_least_as_new
 
 
-@given(situations())
+@given(situations(gates=[OPEN]))
 def test_one_more_listed_model_never_dooms_another(situation):
     disk, listed, prompt, rules = situation
     before = {file.place for file in planned(situation).doomed}
@@ -162,7 +191,7 @@ def test_a_plan_over_the_limit_deletes_nothing_and_one_within_it_all(count):
     assert len(doomed) == (count if count <= PRUNE_MAX_FILES else 0)
 
 
-@given(situations(), st.integers(0, 400), st.integers(0, 400), st.booleans())
+@given(loose_disks() | situations(), st.integers(0, 30), st.integers(0, 20), st.integers(0, 3).map(lambda n: n == 3))
 def test_making_room_frees_enough_and_no_file_more(situation, needed_mb, free_mb, shared):
     chosen = planned(situation)
     needed, free = needed_mb * MB, SPARE_BYTES + free_mb * MB
