@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help run endpoint test coverage lint format comfyui test-comfyui image test-image soak bench clean
+.PHONY: help run endpoint test coverage lint format comfyui test-comfyui image test-image faults soak bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -67,15 +67,30 @@ image: ## build the image with docker, podman or buildah, whichever is there
 test-image: $(VENV)/.test-stamp ## build the image on a debootstrap base with buildah and run jobs in it (root)
 	TEST_IMAGE=$${TEST_IMAGE:-1} $(BIN)/python -m pytest tests/image
 
+faults: $(VENV)/.test-stamp ## make every fault happen and write what was seen into docs/faults.md
+	$(BIN)/python -m pytest tests/faults/assembled --write-faults docs/faults.md
+
 soak: $(VENV)/.test-stamp ## ten minutes of load with kills (ARGS="--seed 7 --minutes 2")
 	$(BIN)/python -m tests.soak $(ARGS)
 
-bench: $(VENV)/.test-stamp ## the benchmarks, each beside a peer's way in the same run
-	$(BIN)/python benchmarks/warm_job.py
-	$(BIN)/python benchmarks/cold_start.py
-	$(BIN)/python benchmarks/warm_ensure.py
-	$(BIN)/python benchmarks/downloads.py
-	$(BIN)/python benchmarks/pollers.py
+$(VENV)/.bench-stamp: pyproject.toml $(VENV)/.test-stamp
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	@touch $@
+
+BENCH := env -u COMFYUI_PATH -u COMFYUI_ARGS $(BIN)/python benchmarks
+
+bench: $(VENV)/.bench-stamp ## the benchmarks, each beside a peer's way in the same run, into docs/benchmarks.md (10 minutes)
+	$(BENCH)/warm_job.py --write
+	$(BENCH)/warm_ensure.py --write
+	$(BENCH)/inline_results.py --write
+	$(BENCH)/s3_results.py --write
+	$(BENCH)/cold_start.py --write
+	test -z "$(COMFYUI_PATH)" || $(BIN)/python benchmarks/cold_start.py --runs 3 --write
+	$(BENCH)/cold_job.py --write
+	$(BENCH)/downloads.py --write
+	$(BENCH)/image_layers.py --write
+	$(BENCH)/pollers.py --rounds 6 --write
+	$(BENCH)/endpoint_simulation.py --write
 
 clean: ## remove the environment, results and caches; ./ComfyUI, and the endpoint's jobs in .endpoint/, stay
 	rm -rf $(VENV) results .simulator *.egg-info .pytest_cache .mypy_cache simulator/.mypy_cache .ruff_cache .hypothesis

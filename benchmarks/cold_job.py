@@ -29,18 +29,18 @@ START, DOWNLOAD, BOTH, PEER, TAKEN = "start", "download", "both", "peer", "taken
 
 
 class Rounds:
-    """Cold workers in folders of their own."""
+    """Cold workers in folders of their own, in memory as the download alone is."""
 
-    def __init__(self, into: Path, scratch: Path) -> None:
-        self._into, self._scratch = into, scratch
+    def __init__(self, into: Path) -> None:
+        self._into = into
 
     def start(self, way: str, names: dict[str, str]) -> dict[str, float]:
         """The moments of a start whose first job needs these models."""
-        folder = Path(tempfile.mkdtemp(dir=self._scratch))
-        (folder / "models").mkdir()
         lines = "\n".join(f"ckpt http://{HOST}/{name}" for name in names)
         slow = {"SIMULATOR_MISBEHAVE": '{"start_delay_s": 5}'}
-        return one_start(way, folder, lines, MODEL_HOSTS=HOST, **slow)
+        with tempfile.TemporaryDirectory(dir=self._into.parent) as folder:
+            Path(folder, "models").mkdir()
+            return one_start(way, Path(folder), lines, MODEL_HOSTS=HOST, **slow)
 
     def one(self, names: dict[str, str]) -> dict[str, float]:
         """Seconds until the first image, or until the files are there."""
@@ -83,8 +83,8 @@ def main() -> None:
     ]
     goals = []
     all_files = max(FILES.values())
-    with served(options.size * MiB, all_files, options.rate) as (names, into), tempfile.TemporaryDirectory() as scratch:
-        rounds = Rounds(into, Path(scratch))
+    with served(options.size * MiB, all_files, options.rate) as (names, into):
+        rounds = Rounds(into)
         rounds.start("as built", {})  # fills the page cache
         for kind, count in FILES.items():
             these = dict(list(names.items())[:count])

@@ -211,7 +211,8 @@ class Simulation:
         bill.idle_s += now - worker.free_at
         there_at, downloaded = worker.disk.bring(job.models, now)
         up_at = max(there_at, worker.comfyui_at)
-        load_s = worker.memory.load_s(job.models, worker.disk.read_mb_s, downloaded)
+        ahead_s = up_at - there_at if self._set.read_ahead else 0.0
+        load_s = worker.memory.load_s(job.models, worker.disk.read_mb_s, downloaded, ahead_s)
         begins_at = up_at + load_s
         bill.download_s += there_at - now
         bill.start_s += up_at - there_at

@@ -56,6 +56,8 @@ class Endpoint:
     """From the container's disk to the GPU (assumed: one NVMe)."""
     volume_mb_s: float = 300.0
     """Reading and writing a network volume: 200 to 400 MB/s (docs.runpod.io/storage/network-volumes)."""
+    read_ahead: bool = True
+    """While ComfyUI starts, models that are there are read into memory (worker/readahead.py)."""
     memory_gb: float = 24.0
     """Files that the kernel still has in memory after they were read or written (assumed)."""
     memory_mb_s: float = 6000.0

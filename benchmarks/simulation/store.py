@@ -60,16 +60,23 @@ class Memory:
         self._files: OrderedDict[str, float] = OrderedDict()
         self._on_gpu: set[str] = set()
 
-    def load_s(self, models: Models, read_mb_s: float, fresh: set[str]) -> float:
-        """Seconds until a job's models are on the GPU; those in ``fresh`` were written here a moment ago."""
-        seconds = 0.0
+    def load_s(self, models: Models, read_mb_s: float, fresh: set[str], ahead_s: float = 0.0) -> float:
+        """Seconds until a job's models are on the GPU.
+
+        Those in ``fresh`` were written here a moment ago; for ``ahead_s`` the others were already being read.
+        """
+        seconds, read_s, at_least_s = 0.0, 0.0, 0.0
         for name, size in models:
             if name not in self._on_gpu:
-                in_memory = name in self._files or name in fresh
-                seconds += size * 1000 / (self._speed if in_memory else read_mb_s)
+                from_memory_s = size * 1000 / self._speed
+                if name in self._files or name in fresh:
+                    seconds += from_memory_s
+                else:
+                    read_s += size * 1000 / read_mb_s
+                    at_least_s += from_memory_s
             self._files[name] = size
             self._files.move_to_end(name)
         self._on_gpu = {name for name, _ in models}
         while sum(self._files.values()) > self._room_gb:
             self._files.popitem(last=False)
-        return seconds
+        return seconds + max(at_least_s, read_s - ahead_s)

@@ -89,7 +89,7 @@ def by_workers(arrivals: str) -> list[Row]:
     rows = []
     for count in WORKERS:
         load = Workload(
-            jobs_per_s=LOAD[arrivals] * count / 12, jobs=max(4000, 30 * count), arrivals=arrivals, checkpoints=10
+            jobs_per_s=LOAD[arrivals] * count / 12, jobs=max(4000, 100 * count), arrivals=arrivals, checkpoints=10
         )
         for name, policy in POLICIES.items():
             rows.append(run((f"{count:,}", name), Endpoint(max_workers=count, idle_timeout_s=30, **policy), load))
@@ -161,7 +161,7 @@ def by_start() -> list[Row]:
     base = Endpoint(keep_gb=30)
     ways = {
         "downloads beside ComfyUI's start (as built)": base,
-        "ComfyUI first, then the download (as peers do)": replace(base, take_s=base.start_s),
+        "ComfyUI first, then the download (as peers do)": replace(base, take_s=base.start_s, read_ahead=False),
         "models in the image": replace(base, baked=True),
         "FlashBoot keeps a worker 60 s": replace(base, flash_kept_s=60),
         "FlashBoot keeps a worker 600 s": replace(base, flash_kept_s=600),

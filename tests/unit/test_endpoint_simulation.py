@@ -156,6 +156,18 @@ def test_what_is_on_the_gpu_or_in_memory_is_not_read_again():
     assert memory.load_s(OTHER, 2000, set()) == 2.0, "memory holds two of the three"
 
 
+def test_what_was_read_ahead_while_comfyui_started_need_not_be_waited_for():
+    def load_s(ahead_s):
+        return Memory(PLAIN).load_s(CKPT, 200, set(), ahead_s)
+
+    assert [load_s(ahead_s) for ahead_s in (0, 15, 60)] == pytest.approx([20, 5, FROM_MEMORY_S])
+    slow = replace(PLAIN, volume=True, volume_mb_s=200)
+    with_it, without = (
+        run(replace(slow, read_ahead=on), job(0, 0.0), job(1, 500.0)).served[1].waited_s for on in (True, False)
+    )
+    assert without - with_it == pytest.approx(8)  # ComfyUI comes 8 s after the job was taken
+
+
 def test_one_worker_that_is_always_on_waits_as_the_queue_of_one_server_does():
     """M/D/1: the mean wait is rho * D / (2 * (1 - rho)) (Pollaczek and Khinchine)."""
     endpoint = Endpoint(max_workers=1, active_workers=1, start_s=0, take_s=0)
