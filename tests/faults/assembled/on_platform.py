@@ -46,13 +46,16 @@ class OnPlatform(Subject):
             self._env |= {"MODELS_DIR": str(self.models), "TEST_VOLUME": str(volume)}
             self._command = [sys.executable, "-c", ON_A_VOLUME]
         folder.mkdir(parents=True, exist_ok=True)
-        self.process = self.start()
+        self.process = self._started()
 
-    def start(self, **env: str) -> WorkerProcess:
-        """Start a worker; the one before has ended."""
+    def start(self, **env: str) -> None:
+        """Start a worker where one has ended, and end what that one's SDK left behind: a process that pings on."""
+        self.process.__exit__()
+        self.process = self._started(**env)
+
+    def _started(self, **env: str) -> WorkerProcess:
         log = self.folder / "worker.log"
-        self.process = WorkerProcess(self.platform, log, command=self._command, **{**self._env, **env})
-        return self.process
+        return WorkerProcess(self.platform, log, command=self._command, **{**self._env, **env})
 
     def begin(self, fields: Any, **event: Any) -> str:
         """Hand in a job; its id."""
