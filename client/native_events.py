@@ -44,11 +44,18 @@ class Stage:
         self._voice = voice
         self._views: dict[str, View] = {}
         self._front: dict[str, str | None] = {}
+        self._lost_sight: set[str] = set()
 
     def enter(self, job: Job) -> None:
         """A job begins, or is picked up again."""
         self._views[job.prompt_id] = View(job)
         self.settle(job.client_id)
+
+    def seen(self, job: Job, whether: bool) -> None:
+        """Whether the endpoint still tells of a job: one that it does not may not stand before one that runs."""
+        if (job.prompt_id in self._lost_sight) == whether:
+            (self._lost_sight.discard if whether else self._lost_sight.add)(job.prompt_id)
+            self.settle(job.client_id)
 
     def running(self, job: Job, node_id: str, step: float, steps: float, done: tuple[str, ...] = ()) -> None:
         """An estimate, or a worker that tells only node and step."""
@@ -99,12 +106,15 @@ class Stage:
         return True
 
     def _choose(self, sid: str) -> str | None:
-        """The job that runs, the oldest first; none while the tab watches a local run."""
+        """The job that is seen to run, the oldest first; none while the tab watches a local run."""
         jobs = [view.job for view in self._views.values() if view.job.client_id == sid]
         if not jobs or self._voice.runs_locally(sid):
             return None
         held = self._front.get(sid)
-        return min(jobs, key=lambda job: (job.state != RUNNING, job.prompt_id != held, job.number)).prompt_id
+        lost = self._lost_sight
+        return min(
+            jobs, key=lambda job: (job.prompt_id in lost, job.state != RUNNING, job.prompt_id != held, job.number)
+        ).prompt_id
 
     def show(self, sid: str) -> None:
         """Tell a tab all about its front job: a job came to the front, or the page was loaded again."""
@@ -185,6 +195,7 @@ class Stage:
         sid, prompt_id = view.job.client_id, view.job.prompt_id
         self._say(view, event, {"prompt_id": prompt_id, "timestamp": int(time.time() * 1000), **more})
         self._say(view, "executing", {"node": None, "prompt_id": prompt_id})
+        self._lost_sight.discard(prompt_id)
         self._front.pop(sid, None)  # the page has just forgotten every job's outlines, whichever was in front
         self.settle(sid)
 

@@ -21,6 +21,8 @@ from .results import ResultSaver
 from .runpod_client import EndpointError, RunPodClient, Target
 from .teller import Teller
 
+OUT_OF_SIGHT = 3  # looks in vain, which is after some seconds
+
 
 @dataclass(frozen=True)
 class Pace:
@@ -123,6 +125,7 @@ class Follower:
         return self.pace.queued if time.time() - job.created < 20 else self.pace.queued_long
 
     def _seen(self, job: Job) -> None:
+        self._stage.seen(job, True)
         before, job.last_seen = job.last_seen, time.time()
         if job.last_seen - before > 5 or int(job.last_seen) // 60 != int(before) // 60:
             self._table.save(job)  # after a restart, a lost job is told from an expired one by this
@@ -157,6 +160,8 @@ class Follower:
         wait = min(self.pace.trouble * 2 ** (failures - 1), self.pace.trouble_most)
         if job.is_over:
             return 0
+        if failures >= OUT_OF_SIGHT:
+            self._stage.seen(job, False)
         if error.kind != "missing":
             self._teller.note(job, job.state, job.phase, answers.trouble(error), job.percent)
             return max(wait, error.retry_after or 0)

@@ -9,7 +9,7 @@ import pytest
 
 from client.runpod_client import RUN_LIMIT_BYTES
 from tests.client.conftest import PROMPT
-from tests.client.endpoint import KEY, b64, completed, picture, png
+from tests.client.endpoint import KEY, Endpoint, b64, completed, picture, png
 from tests.support.runpod_platform import CLIENT_KEY, RunPodPlatform, WorkerProcess
 from tests.support.simulator_process import SIMULATOR, Client, safetensors, wait_for
 
@@ -204,6 +204,27 @@ def test_one_job_is_in_front_of_two(ready, endpoint):
     told = [data["prompt_id"] for kind in ("progress_state",) for data in of(frames, kind)]
     changes = [one for one, other in zip(told, [None, *told], strict=False) if one != other]
     assert len(changes) <= 4  # each is told of in one piece, not alternately
+
+
+def test_a_job_whose_endpoint_is_gone_does_not_stand_before_one_that_runs(ready, endpoint):
+    endpoint.statuses = [{"status": "IN_PROGRESS"}]
+    with Client(ready.comfy.engine) as page, Endpoint() as gone:
+        ready.configure(gone)
+        gone.statuses = endpoint.statuses
+        lost = ready.run(client_id=page.id).json()["prompt_id"]
+        wait_state(ready, lost, "running")
+        ready.configure(endpoint)
+        runs = ready.run(client_id=page.id).json()["prompt_id"]
+        wait_state(ready, runs, "running")
+        gone.__exit__()
+
+        def is_of_the_second(frame):
+            return frame["type"] == "progress_state" and frame["data"]["prompt_id"] == runs
+
+        page.until(is_of_the_second)
+        endpoint.statuses = [completed(picture())]
+        wait_state(ready, runs, "done")
+        ready.post("/remote/cancel", {"prompt_ids": [lost]})
 
 
 # -- ends --
