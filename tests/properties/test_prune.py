@@ -14,7 +14,7 @@ from worker.manifest import Entry
 from worker.model_types import MANAGED_FOLDERS, ModelFile, RepoLine
 from worker.places import DiskFile, Place
 from worker.prompts import model_names
-from worker.prune import PRUNE_MAX_FILES, SPARE_BYTES, PruneRules, plan_prune, room_first
+from worker.prune import PRUNE_MAX_FILES, SPARE_BYTES, PrunePlan, PruneRules, plan_prune, room_first
 
 STARTED_NS = 2_000_000_000_000_000_000
 MB = 1 << 20
@@ -191,12 +191,27 @@ def test_a_plan_over_the_limit_deletes_nothing_and_one_within_it_all(count):
     assert len(doomed) == (count if count <= PRUNE_MAX_FILES else 0)
 
 
-@given(loose_disks() | situations(), st.integers(0, 30), st.integers(0, 20), st.integers(0, 3).map(lambda n: n == 3))
-def test_making_room_frees_enough_and_no_file_more(situation, needed_mb, free_mb, shared):
-    chosen = planned(situation)
-    needed, free = needed_mb * MB, SPARE_BYTES + free_mb * MB
+def stock(*sizes, first):
+    """Files of these MB, as a plan lists them: the largest first."""
+    return tuple(
+        DiskFile(Place("loras", f"{first + n}"), size * MB, 1, 1, n, False)
+        for n, size in enumerate(sorted(sizes, reverse=True))
+    )
+
+
+PLANS = st.builds(
+    lambda doomed, cached, withheld: PrunePlan(stock(*doomed, first=1), stock(*cached, first=100), {}, withheld),
+    st.lists(st.integers(1, 4), max_size=3),
+    st.lists(st.integers(1, 4), max_size=3),
+    st.sampled_from([None, None, None, "prune is off"]),
+)
+
+
+@given(PLANS, st.integers(-2, 14), st.integers(0, 3).map(lambda n: n == 3))
+def test_making_room_frees_enough_and_no_file_more(chosen, short_mb, shared):
+    needed, free = 100 * MB, SPARE_BYTES + (100 - short_mb) * MB
     first = room_first(chosen, needed, free, shared=shared)
-    missing = needed + SPARE_BYTES - free if needed else 0
+    missing = short_mb * MB
     may_go = (*chosen.doomed, *chosen.cached)
     if first is None:
         assert missing > 0
@@ -235,17 +250,14 @@ def test_each_file_is_wanted_once_a_folder_and_answers_to_every_line_and_name_th
         assert file.filename in (want.file.filename, *want.aliases)
 
 
-@given(
-    st.lists(WANTED, max_size=6),
-    st.dictionaries(
-        st.builds(Place, st.sampled_from(["loras", "unet"]), FILENAMES), st.tuples(IDENTITIES, st.booleans())
-    ),
-)
-def test_new_files_take_names_that_nothing_has_had_or_is_about_to_have(files, others):
+OTHERS = st.dictionaries(st.builds(Place, st.sampled_from(["loras", "unet"]), FILENAMES), IDENTITIES, max_size=3)
+
+
+@given(st.lists(WANTED, max_size=6), OTHERS, OTHERS, st.frozensets(st.sampled_from(["a.safetensors", "b.safetensors"])))
+def test_new_files_take_names_that_nothing_has_had_or_is_about_to_have(files, begun, spent, there):
     wants = plan.gather(files)
-    taken = frozenset((place.folder, place.name.casefold()) for place, (_, there) in others.items() if there)
-    pending = {place: Entry(place, who, place.name, 0, 0, origin="pending") for place, (who, there) in others.items()}
-    spent = {place: who for place, (who, there) in others.items() if not there}
+    taken = frozenset(("loras", name) for name in there)
+    pending = {place: Entry(place, who, place.name, 0, 0, origin="pending") for place, who in begun.items()}
     places = plan.place_new(wants, Inventory({}, {}, pending, taken), spent)
     keys = [(place.folder, place.name.casefold()) for place in places]
     assert len(set(keys)) == len(keys)
@@ -256,5 +268,5 @@ def test_new_files_take_names_that_nothing_has_had_or_is_about_to_have(files, ot
         assert len(place.name.encode()) <= 255
         assert place not in pending or pending[place].identity == want.file.identity
         assert spent.get(place, want.file.identity) == want.file.identity
-    if wants and not others:
+    if wants and not (begun or spent or there):
         assert places[0].name == wants[0].file.filename
