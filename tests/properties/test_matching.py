@@ -46,7 +46,14 @@ def situations(draw):
     """(values, options, names of the job)."""
     options = draw(OPTIONS)
     names = Names(draw(aliases(options)))
-    return draw(st.lists(VALUES, min_size=1, max_size=3)), options, names
+    values = st.builds(disguised, st.sampled_from(options), FOLDERS, st.booleans()) | VALUES if options else VALUES
+    return draw(st.lists(values, min_size=1, max_size=3)), options, names
+
+
+def disguised(option, folder, loud):
+    """A file's name as another machine may have it."""
+    name = folder + option.rpartition("/")[2]
+    return name.upper() if loud else name
 
 
 def matched(values, options, names=None):

@@ -151,12 +151,12 @@ def test_an_accepted_line_leads_to_an_allowed_host_by_https(text):
         (line.url + line.key + line.text).encode()
 
 
-@given(good_lines(), st.sampled_from(["&type=Model", "&TOKEN=", ""]), st.booleans())
-def test_a_token_in_a_link_is_kept_apart_and_shown_nowhere(good, more, spoiled):
+@given(good_lines(), st.sampled_from(["token", "TOKEN", "Token"]), st.sampled_from(["&type=Model", ""]), st.booleans())
+def test_a_token_in_a_link_is_kept_apart_and_shown_nowhere(good, field, more, spoiled):
     said, _ = good
     link, name = said.split(" as ")[0], said.partition(" as ")[2]
     joint = "&" if "?" in link else "?"
-    text = f"{link}{joint}token=s3cret{more}{' as ' + name if name else ''}{' and more' if spoiled else ''}"
+    text = f"{link}{joint}{field}=s3cret{more}{' as ' + name if name else ''}{' and more' if spoiled else ''}"
     try:
         (line,) = parse_repo_list(text, hosts=HOSTS)
     except WorkerError as error:
