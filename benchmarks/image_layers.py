@@ -76,7 +76,7 @@ def main() -> None:
     goal = Goal(
         "image layers that change with our code", f"< {LIMIT_MB} MB; nothing is installed again",
         f"{whole:.2f} MB in {len(again)} steps, {len(installs)} of which install",
-        f"{whole / PEER_MODEL_MB:.5f} of worker-comfyui's", missed,
+        f"worker-comfyui: {PEER_MODEL_MB:,} MB, its models", missed,
     )  # fmt: skip
     report.publish("image_layers", "\n".join(rows), [goal], write=write)
 

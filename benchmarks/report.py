@@ -34,9 +34,10 @@ class Goal:
     peer: str
     missed: str = ""
 
-    def row(self, section: str) -> str:
-        """The summary's line; ``section`` is where the page says why."""
-        verdict = f"[missed](#{section}) by {self.missed}" if self.missed else "met"
+    def row(self, anchor: str = "") -> str:
+        """The summary's line; ``anchor`` is the heading under which the page says why."""
+        missed = f"[missed](#{anchor})" if anchor else "missed"
+        verdict = f"{missed} by {self.missed}" if self.missed else "met"
         return f"| {self.what} | {self.target} | {self.measured} | {self.peer} | {verdict} |"
 
 
@@ -77,7 +78,7 @@ def publish(
     """
     print(text)
     for goal in goals:
-        print(goal.row(section))
+        print(goal.row())
     if not write:
         return
     kept = f"\n\n<!-- goals {json.dumps([asdict(goal) for goal in goals])} -->" if goals else ""
@@ -93,7 +94,7 @@ def summary(page: str) -> str:
     rows = ["| what | target | measured | beside a peer, same run | |", "|---|---|---|---|---|"]
     for section in re.findall(r"<!-- /(\w+) -->", page):
         for found in _GOALS.finditer(_between(page, section)):
-            rows += [Goal(**goal).row(section) for goal in json.loads(found["goals"])]
+            rows += [Goal(**goal).row(_anchor(page, section)) for goal in json.loads(found["goals"])]
     return "\n".join(rows)
 
 
@@ -106,6 +107,12 @@ def _put(page: str, section: str, text: str) -> str:
 
 def _between(page: str, section: str) -> str:
     return page.partition(f"<!-- {section} -->")[2].partition(f"<!-- /{section} -->")[0]
+
+
+def _anchor(page: str, section: str) -> str:
+    """The heading above a section, as GitHub links to it."""
+    headings: list[str] = re.findall(r"^#+ (.*)$", page.partition(f"<!-- {section} -->")[0], re.MULTILINE)
+    return re.sub(r"[^\w\- ]", "", headings[-1].lower()).replace(" ", "-") if headings else ""
 
 
 def _value(path: str, name: str) -> str:
