@@ -79,17 +79,17 @@ $(VENV)/.bench-stamp: pyproject.toml $(VENV)/.test-stamp
 
 BENCH := env -u COMFYUI_PATH -u COMFYUI_ARGS $(BIN)/python benchmarks
 
-bench: $(VENV)/.bench-stamp ## the benchmarks, each beside a peer's way in the same run, into docs/benchmarks.md (10 minutes)
+bench: $(VENV)/.bench-stamp ## the benchmarks, each beside a peer's way in the same run, into docs/benchmarks.md (12 minutes)
 	$(BENCH)/warm_job.py --write
 	$(BENCH)/warm_ensure.py --write
 	$(BENCH)/inline_results.py --write
 	$(BENCH)/s3_results.py --write
-	$(BENCH)/cold_start.py --write
+	$(BENCH)/cold_start.py --runs 4 --write
 	test -z "$(COMFYUI_PATH)" || $(BIN)/python benchmarks/cold_start.py --runs 3 --write
-	$(BENCH)/cold_job.py --write
+	$(BENCH)/cold_job.py --runs 2 --write
 	$(BENCH)/downloads.py --write
 	$(BENCH)/image_layers.py --write
-	$(BENCH)/pollers.py --rounds 6 --write
+	$(BENCH)/pollers.py --rounds 4 --write
 	$(BENCH)/endpoint_simulation.py --write
 
 clean: ## remove the environment, results and caches; ./ComfyUI, and the endpoint's jobs in .endpoint/, stay
