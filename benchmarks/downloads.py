@@ -107,9 +107,9 @@ METHODS: dict[str, tuple[str, Callable[[str, Path, dict[str, str]], None], str |
     "ours": ("ours (16 connections), SHA-256 and header checked", ours, None),
     "requests": ("requests, one file after another, unverified", plain_requests, None),
     "curl": ("curl, one file after another, unverified", curl, "curl"),
-    "curl+sha": ("curl the same, then sha256sum", curl_and_sha256sum, "curl"),
+    "curl+sha": ("curl, one file after another, then sha256sum", curl_and_sha256sum, "curl"),
     "aria2c": ("aria2c -j1 -x16 (16 connections), unverified", aria2c, "aria2c"),
-    "aria2c+sha": ("the same with --checksum=sha-256", aria2c_checked, "aria2c"),
+    "aria2c+sha": ("aria2c -j1 -x16 --checksum, SHA-256 checked", aria2c_checked, "aria2c"),
     "aria2c-80": ("aria2c -j5 -x16 (80 connections), unverified", aria2c_80, "aria2c"),
 }
 
