@@ -43,6 +43,7 @@ STATUSES = broken(
     {"status": "COMPLETED", "executionTime": 1200, "output": OUTPUT},
     {"status": "FAILED", "error": "NODE_FAILED: node 3 (KSampler) failed", "output": {"details": DETAILS}},
     {"status": "FAILED", "error": WRAPPED},
+    {"status": "FAILED", "error": "X", "output": {"details": [5]}},
     {"status": "COMPLETED", "output": {"error": "X", "error_code": "INTERNAL", "details": DETAILS}},
     {"status": "FAILED", "error": '{"a":' * 3_000},
 ).filter(lambda body: isinstance(body, dict))
@@ -182,6 +183,7 @@ GRAPH = {
     "7": {"class_type": "RemoteResults", "inputs": {"count": 1}},
     "8": {"class_type": "SaveImage", "inputs": {"images": ["7", 0]}},
     "9": {"class_type": "SaveImage", "inputs": {"images": ["4", 0]}},
+    "1b": {"class_type": "PreviewImage", "inputs": {"images": ["8", 0]}},
 }
 WORKFLOW = {"nodes": [{"id": 2, "title": "repo_list"}, {"id": 9}]}
 

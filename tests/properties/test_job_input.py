@@ -98,7 +98,12 @@ def test_a_prompt_that_comes_as_text_is_refused_by_its_name_or_taken_and_can_tra
 
 
 @given(
-    st.lists(st.one_of(TEXT, st.sampled_from(["../a", "a/../../b", "/etc/x.png", "C:\\x.png", "a\\b.png"])), max_size=4)
+    st.lists(
+        st.one_of(
+            TEXT, st.sampled_from(["../a.png", "a/../../b.png", ".b.png", "/etc/x.png", "C:\\x.png", "a\\b.png"])
+        ),
+        max_size=4,
+    )
 )
 def test_an_accepted_file_name_stays_in_the_input_folder(names):
     job = read({"id": "a", "input": {"action": "ensure", "files": [{"name": name, "b64": "aGk="} for name in names]}})

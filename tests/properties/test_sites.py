@@ -107,7 +107,11 @@ def test_any_metadata_of_civitai_ends_in_a_file_or_in_an_error_that_quotes_the_l
 
 
 @given(
-    st.builds("{}{}".format, st.text(ANY_CHARACTER, max_size=30), st.sampled_from([".safetensors", ".ckpt", ""])),
+    st.builds(
+        "{}{}".format,
+        st.text(st.sampled_from("ab/\\.\ud800\u0301 ") | ANY_CHARACTER, max_size=30),
+        st.sampled_from([".safetensors", ".ckpt", ""]),
+    ),
     st.booleans(),
 )
 def test_any_name_that_civitai_publishes_becomes_a_safe_one_or_a_refusal(name, with_choice):

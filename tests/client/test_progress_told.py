@@ -1,0 +1,84 @@
+"""What the poller makes of a running job's progress, from workers that tell much, little or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from types import SimpleNamespace
+
+import pytest
+
+from client.poller import MAX_PREVIEW_CHARS, Follower
+from client.runpod_client import EndpointError
+from tests.client.test_rules import Silence, a_job
+
+
+class Heard(Silence):
+    """Takes everything, and keeps what was said of nodes and previews."""
+
+    def __init__(self):
+        self.said = []
+
+    def __getattr__(self, name):
+        if name not in ("running", "nodes", "send_preview"):
+            return super().__getattr__(name)
+        return lambda *what, **_: self.said.append((name, *what))
+
+
+def follower(heard, client=None):
+    config = SimpleNamespace(ms_per_step=100.0)
+    return Follower(
+        host=heard, config=config, table=Silence(), client=client or Silence(), stage=heard, changed=lambda: None
+    )
+
+
+def told(progress, job=None):
+    heard, job = Heard(), job or a_job()
+    follower(heard)._running(job, progress)
+    return job, [(name, *(each for each in what if each is not job)) for name, *what in heard.said]
+
+
+NODES = {"3": {"state": "running"}}
+JPEG = base64.b64encode(b"jpeg").decode()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"nodes": NODES, "node": "3"}, [("nodes", NODES)]),
+        ({"node": 3, "step": 1, "steps": 4}, [("running", "3", 1, 4)]),
+        ({"node": "3", "step": "x"}, [("running", "3", 0, 1)]),
+        ({}, []),
+        ({"preview": {"jpeg_b64": JPEG, "node": "3"}}, [("send_preview", b"jpeg", "3", "id-1", "tab")]),
+        ({"preview": {"jpeg_b64": "no base64!"}}, []),
+        ({"preview": {"jpeg_b64": "A" * (MAX_PREVIEW_CHARS + 4)}}, []),
+        ({"preview": {}}, []),
+    ],
+)
+def test_a_worker_that_tells_is_shown_as_it_tells(more, said):
+    job, heard = told({"phase": "running", "message": "KSampler 1/4", "percent": 120, **more})
+    assert heard == said
+    assert (job.state, job.percent) == ("running", 100.0)
+
+
+def test_a_worker_that_tells_nothing_is_estimated_by_its_samplers():
+    job, heard = told({})
+    assert heard == [("running", "3", 0, 4, ())]
+    assert job.message == "KSampler, about step 0 of 4"
+    job.request.prompt["3"]["inputs"].pop("steps")
+    job, heard = told({}, job)
+    assert (job.message, heard) == ("Running", [])
+
+
+@pytest.mark.parametrize(("kind", "goes_on"), [("refused", True), ("missing", True), ("network", False)])
+def test_an_endpoint_that_refuses_to_cancel_a_job_is_asked_how_it_ended(kind, goes_on):
+    async def cancel(*_):
+        raise EndpointError(kind, "No.")
+
+    job, follow = a_job(), follower(Heard(), SimpleNamespace(cancel=cancel))
+    if goes_on:
+        asyncio.run(follow._cancel(None, job))
+        assert job.phase == "cancelling"
+    else:
+        with pytest.raises(EndpointError):
+            asyncio.run(follow._cancel(None, job))
