@@ -104,16 +104,20 @@ def _wrong_picture(images: Sequence[Mapping[str, Any]], expected: Picture, drawn
 
 
 def check_downloads(
-    downloads: Mapping[str, int], removals: Iterable[Removal], models_of_name: Mapping[str, int]
+    downloads: Mapping[str, int],
+    removals: Iterable[Removal],
+    logged: Mapping[str, int],
+    models_of_name: Mapping[str, int],
 ) -> list[str]:
     """Every model once, and once more for each time that it was deleted.
 
     Args:
         downloads: finished ones by published name.
-        removals: what vanished from the disk.
+        removals: what was seen to vanish from the disk: all but files that came and went between two looks.
+        logged: deletions by published name, as the workers' logs tell them: all but one that a kill -9 cut off.
         models_of_name: how many models share a published name.
     """
-    gone = Counter(published(removal.place.rpartition("/")[2]) for removal in removals)
+    gone = Counter(published(removal.place.rpartition("/")[2]) for removal in removals) | Counter(logged)
     return [
         f"{name} was downloaded {count} times and deleted {gone[name]} times"
         for name, count in sorted(downloads.items())

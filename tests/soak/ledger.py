@@ -95,3 +95,5 @@ class Ledger:
     """Files under a final name whose bytes are no model's of that name."""
     downloads: dict[str, int] = field(default_factory=dict)
     """Finished downloads by published name, as the workers' logs tell them."""
+    deletions: dict[str, int] = field(default_factory=dict)
+    """Likewise."""

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import re
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ KEPT = ("manifest.json", "lock")
 THERE_BEFORE = "checkpoints/tiny.safetensors"
 """Lies in the models folder before the first worker: baked in, so never pruned."""
 IS_THERE = re.compile(r"\| worker\.downloads \| (\S+\.safetensors) is there: ")
+IS_PRUNED = re.compile(r"\| worker\.pruner \| pruned \w+/(\S+\.safetensors) \(.*\): deleted$", re.MULTILINE)
 
 Say = Callable[[float, Ledger], None]
 
@@ -105,7 +107,8 @@ class Soak:
             left.append("the endpoint did not end well")
         if not all_gone(family):
             left.append("processes outlived the endpoint")
-        self._ledger.downloads = downloads_in(endpoint.log)
+        self._ledger.downloads = names_in(endpoint.log, IS_THERE)
+        self._ledger.deletions = names_in(endpoint.log, IS_PRUNED)
         result = Result(self._seed, self._ledger, time.time() - started)
         result.largest_disk, result.models_bytes = folder.largest, sum(model.size for model in self._models)
         result.growths = [g for name, samples in processes.samples.items() for g in checks.growths(name, samples)]
@@ -189,7 +192,8 @@ class Soak:
         names = [model.name for model in self._models]
         found = [f"job {out.plan.number} ({job_id}) never ended" for job_id, out in self._out.items()]
         found += itertools.chain.from_iterable(checks.judge(each, ledger.kills, drawn) for each in ledger.endings)
-        found += checks.check_downloads(ledger.downloads, ledger.removals, {name: names.count(name) for name in names})
+        same = {name: names.count(name) for name in names}
+        found += checks.check_downloads(ledger.downloads, ledger.removals, ledger.deletions, same)
         found += checks.check_in_use(ledger.endings, ledger.removals)
         found += checks.check_it_was_one(ledger.endings, ledger.removals, ledger.kills)
         found += [f"{place} has bytes that no model of its name has" for place in ledger.wrong_files]
@@ -212,9 +216,6 @@ def named_family(endpoint: EndpointProcess) -> dict[int, str]:
     return found
 
 
-def downloads_in(log: str) -> dict[str, int]:
-    """Finished downloads by published name."""
-    found: dict[str, int] = {}
-    for name in map(checks.published, IS_THERE.findall(log)):
-        found[name] = found.get(name, 0) + 1
-    return found
+def names_in(log: str, pattern: re.Pattern[str]) -> dict[str, int]:
+    """How often a line of the workers' logs speaks of a model, by published name."""
+    return dict(Counter(map(checks.published, pattern.findall(log))))

@@ -16,7 +16,7 @@ from tests.soak.chaos import SPARED, WorkerProcesses, find_workers, may_strike
 from tests.soak.checks import Growth, Sample
 from tests.soak.generator import Generator, Picture, Plan, make_models
 from tests.soak.ledger import COMFYUI_KILLED, WORKER_KILLED, WORKER_TERMINATED, Ending, Kill, Ledger, Removal
-from tests.soak.soak import downloads_in
+from tests.soak.soak import IS_PRUNED, IS_THERE, names_in
 from tests.soak.watch import FolderWatch, deleted_and_open
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -118,19 +118,24 @@ def test_a_job_is_lost_only_to_two_kills():
 def test_a_download_too_many_is_a_violation():
     gone = [Removal("loras/a.safetensors", 1, 2), Removal("loras/a.1007.safetensors", 1, 2)]
     names = {"a.safetensors": 2}
-    assert checks.check_downloads({"a.safetensors": 4}, gone, names) == []
-    assert checks.check_downloads({"a.safetensors": 5}, gone, names) == [
+    assert checks.check_downloads({"a.safetensors": 4}, gone, {}, names) == []
+    assert checks.check_downloads({"a.safetensors": 5}, gone, {"a.safetensors": 3}, names) == []
+    assert checks.check_downloads({"a.safetensors": 5}, gone, {"a.safetensors": 1}, names) == [
         "a.safetensors was downloaded 5 times and deleted 2 times"
     ]
 
 
-def test_downloads_are_read_from_the_workers_logs():
+def test_downloads_and_deletions_are_read_from_the_workers_logs():
     log = (
         "INFO    | - | worker.downloads | a.safetensors is there: 1.0 MB in 0.5 s (2.0 MB/s)\n"
         "INFO    | - | worker.downloads | a.1007.safetensors is there: 1.0 MB in 0.5 s (2.0 MB/s)\n"
         "INFO    | - | worker.adopt | b.safetensors is there already\n"
+        "INFO    | id | worker.pruner | pruned loras/a.1007.safetensors (1.0 MB): deleted\n"
+        "INFO    | id | worker.pruner | pruned loras/a.safetensors (1.0 MB): was already gone\n"
+        "INFO    | id | worker.pruner | pruned loras/b.safetensors (1.0 MB): stays: another worker came to use it\n"
     )
-    assert downloads_in(log) == {"a.safetensors": 2}
+    assert names_in(log, IS_THERE) == {"a.safetensors": 2}
+    assert names_in(log, IS_PRUNED) == {"a.safetensors": 1}
 
 
 @pytest.mark.parametrize(("seen", "missed", "found"), [(102.9, 103.0, 1), (102.4, 102.6, 0), (103.9, 104.1, 0)])
