@@ -50,8 +50,6 @@ ROUNDS = 3
 LEASE_SLACK_S = 60.0
 """How much longer than its time a job's models stay claimed where nobody sees that its worker is gone."""
 
-Parse = Callable[[str], Sequence[RepoLine]]
-
 
 class ModelManager:
     """Keeps one worker's models. Build it once, before the first job: what is on its disk then is never pruned.
@@ -60,7 +58,6 @@ class ModelManager:
         settings: where the models are and what may be pruned.
         source: where missing models come from; the sites of ``worker.sites`` when left out.
         release: makes ComfyUI let go of files it has loaded; called before the first of them is deleted.
-        parse: reads a repo_list; :func:`worker.repo_list.parse_repo_list` when left out.
         volume: where a shared network volume would be mounted.
         free_bytes: what the disk of a folder has free.
     """
@@ -71,7 +68,6 @@ class ModelManager:
         source: Source | None = None,
         release: Callable[[], None] | None = None,
         *,
-        parse: Parse | None = None,
         volume: Path = NETWORK_VOLUME,
         free_bytes: Callable[[Path], int] = free_bytes,
     ) -> None:
@@ -80,7 +76,7 @@ class ModelManager:
         self.shared = is_within(self.root, [volume.resolve()])
         self.folders = ModelFolders(self.root)
         self._source = source or _sites(settings)
-        self._parse = parse or _parser(settings)
+        self._parse = _parser(settings)
         self._leases = Leases(self.root)
         self._pruner = Pruner(
             settings, self.folders, self._leases, shared=self.shared, release=release, free_bytes=free_bytes
@@ -287,7 +283,7 @@ def _sites(settings: Settings) -> Source:
     return ModelSites(settings)
 
 
-def _parser(settings: Settings) -> Parse:
+def _parser(settings: Settings) -> Callable[[str], Sequence[RepoLine]]:
     """Reads each list once: a worker gets the same one again and again."""
 
     @lru_cache(maxsize=16)

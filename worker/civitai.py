@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from worker.answers import Refused
 from worker.cancel import Stop
 from worker.civitai_types import COMPONENT_FILE_TYPES, folder_of
 from worker.direct import look
@@ -23,6 +22,7 @@ from worker.names import SAFE_EXTENSIONS, clean_name, extension, extension_probl
 from worker.redact import plain
 from worker.repo_list import TYPE_WORDS, CivitaiLink, line_error, read_civitai
 from worker.retry import Budget
+from worker.site_answers import Refused
 
 SECOND_HOST = "https://civitai.red"
 """Holds what civitai.com does not show; its API is the same (announced April 2026)."""

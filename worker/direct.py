@@ -10,7 +10,6 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import requests
 from requests.structures import CaseInsensitiveDict
 
-from worker.answers import Refused
 from worker.cancel import Stop
 from worker.errors import Code
 from worker.fetching import Client, Reached, persistently
@@ -18,6 +17,7 @@ from worker.model_types import ModelFile, RepoLine
 from worker.names import clean_name, extension_problem, name_of_disposition
 from worker.repo_list import key_url, line_error
 from worker.retry import Budget
+from worker.site_answers import Refused
 
 
 @dataclass(frozen=True)

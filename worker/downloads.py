@@ -14,16 +14,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.answers import Refused
 from worker.cancel import Stop
-from worker.crew import Crew
 from worker.download_progress import DownloadProgress, amount
 from worker.errors import Code, WorkerError
 from worker.fetching import NETWORK_ERRORS, Client, network_refusal
+from worker.job_threads import JobThreads
 from worker.model_types import Download, Downloaded, FileProgress, Report
 from worker.part_files import PathTaken, existing, free_bytes, sweep_parts
 from worker.repo_list import line_error
 from worker.retry import Again, Budget, Retry
+from worker.site_answers import Refused
 from worker.transfer import Abandoned, Restart, Span, Transfer
 from worker.wire import Ended, Sockets
 
@@ -123,7 +123,7 @@ class _Pool:
     ) -> None:
         self._retry, self._network_volume = retry, network_volume
         self._sockets = Sockets()
-        self._crew = Crew(self._sockets)
+        self._threads = JobThreads(self._sockets)
         self._new_client = new_client
         self._turn = threading.Condition()
         self._errors: list[tuple[int, WorkerError]] = []
@@ -133,9 +133,9 @@ class _Pool:
     def run(self, connections: int, stop: Stop, progress: DownloadProgress) -> list[Downloaded]:
         if self._jobs:
             for number in range(connections):
-                self._crew.start(self._work, f"download-{number}")
+                self._threads.start(self._work, f"download-{number}")
             try:
-                self._crew.wait(stop, lambda: progress.tick(self._progress()))
+                self._threads.wait(stop, lambda: progress.tick(self._progress()))
             finally:
                 self._end()
                 progress.hide()
@@ -154,7 +154,7 @@ class _Pool:
         for job in self._jobs:
             if job.result is None:
                 job.transfer.abandon()
-        self._crew.dismiss()
+        self._threads.dismiss()
 
     def _new_job(self, download: Download) -> _Job:
         budget = Budget(self._retry)
@@ -257,7 +257,7 @@ class _Pool:
         with self._turn:
             job = next(job for job in self._jobs if job.download is transfer.download)
             self._turn.notify_all()
-        self._crew.start(lambda: self._follow(job, transfer), "hash")
+        self._threads.start(lambda: self._follow(job, transfer), "hash")
 
     def _follow(self, job: _Job, transfer: Transfer) -> None:
         try:
@@ -284,7 +284,7 @@ class _Pool:
             job.result = result
             if all(job.result for job in self._jobs):
                 self._over = True
-                self._crew.done.set()
+                self._threads.done.set()
             self._turn.notify_all()
 
     def _restart(self, job: _Job, transfer: Transfer, restart: Restart) -> None:
@@ -315,7 +315,7 @@ class _Pool:
             if not self._over or self._errors:
                 self._errors.append((job.download.file.line.number, error))
             self._over = True
-            self._crew.done.set()
+            self._threads.done.set()
             self._turn.notify_all()
 
     def _crashed(self, job: _Job) -> None:

@@ -18,7 +18,6 @@ from urllib.parse import urljoin, urlsplit
 import requests
 import urllib3
 
-from worker.answers import NOT_FILES, Answer, Refused, is_login, login_refusal, refusal, storage_refusal
 from worker.cancel import Stop
 from worker.errors import Code
 from worker.hosts import DEFAULT_CIVITAI, DEFAULT_HF, is_ip, is_loopback, is_named, origin, public_site
@@ -26,6 +25,7 @@ from worker.model_types import RepoLine
 from worker.redact import redact_url
 from worker.retry import Again, Budget, Retry
 from worker.settings import Settings
+from worker.site_answers import NOT_FILES, Answer, Refused, is_login, login_refusal, refusal, storage_refusal
 from worker.wire import BlockedAddress, Peers, Sockets, allows, new_session
 
 T = TypeVar("T")

@@ -19,13 +19,13 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 
-from worker.answers import Answer
 from worker.cancel import Stop, Stopped
 from worker.errors import Code, WorkerError
 from worker.fetching import NETWORK_ERRORS
 from worker.hosts import is_named, port_of
 from worker.redact import redact_url
 from worker.retry import Again, Budget, Retry
+from worker.site_answers import Answer
 from worker.wire import BlockedAddress, Ended, Peers, Sockets, allows, new_session
 
 MAX_HOPS = 5

@@ -184,13 +184,12 @@ def part_name(name: str) -> str:
     return f".{head}.{process_id()}-{secrets.token_hex(4)}.part"
 
 
-def sweep_parts(folder: Path, now: float | None = None) -> list[Path]:
+def sweep_parts(folder: Path) -> list[Path]:
     """Remove what dead downloads left in ``folder``: this host's by pid and start time, any other's after 24 hours.
 
     A live process's ``.part`` on this host is never touched, however old it is. Missing folders are empty ones.
     Returns what was removed.
     """
-    now = time.time() if now is None else now
     removed = []
     try:
         entries = sorted(folder.glob(".*.part"))
@@ -199,7 +198,7 @@ def sweep_parts(folder: Path, now: float | None = None) -> list[Path]:
     for path in entries:
         found = _PART.fullmatch(path.name)
         try:
-            if found and _is_left_over(found, path.lstat().st_mtime, now):
+            if found and _is_left_over(found, path.lstat().st_mtime):
                 path.unlink()
                 removed.append(path)
         except OSError:
@@ -209,5 +208,5 @@ def sweep_parts(folder: Path, now: float | None = None) -> list[Path]:
     return removed
 
 
-def _is_left_over(found: re.Match[str], mtime: float, now: float) -> bool:
-    return is_gone(found) if is_of_this_host(found) else now - mtime > STALE_AFTER_S
+def _is_left_over(found: re.Match[str], mtime: float) -> bool:
+    return is_gone(found) if is_of_this_host(found) else time.time() - mtime > STALE_AFTER_S

@@ -7,16 +7,16 @@ import threading
 from collections.abc import Callable, Sequence
 
 from worker import civitai, direct, hugging_face
-from worker.answers import Refused
 from worker.cancel import Stop, Stopped
-from worker.crew import Crew
 from worker.downloads import download_all
 from worker.errors import Code, WorkerError
 from worker.fetching import Client, Sites
+from worker.job_threads import JobThreads
 from worker.model_types import Download, Downloaded, ModelFile, RepoLine, Report
 from worker.repo_list import line_error
 from worker.retry import Retry
 from worker.settings import NETWORK_VOLUME, Settings
+from worker.site_answers import Refused
 from worker.wire import Ended, Sockets
 
 LOOKUPS_AT_ONCE = 8
@@ -80,15 +80,15 @@ class _Lookup:
         self._working = min(LOOKUPS_AT_ONCE, len(lines))
         self._lock = threading.Lock()
         self._sockets = Sockets()
-        self._crew = Crew(self._sockets)
+        self._threads = JobThreads(self._sockets)
 
     def run(self) -> list[ModelFile]:
         for number in range(self._working):
-            self._crew.start(self._work, f"lookup-{number}")
+            self._threads.start(self._work, f"lookup-{number}")
         try:
-            self._crew.wait(self._stop)
+            self._threads.wait(self._stop)
         finally:
-            self._crew.dismiss()
+            self._threads.dismiss()
         if self._failed:
             raise self._failed[min(self._failed)]
         return [self._found[index] for index in range(len(self._lines))]
@@ -105,7 +105,7 @@ class _Lookup:
             with self._lock:
                 self._working -= 1
                 if not self._working:
-                    self._crew.done.set()
+                    self._threads.done.set()
 
     def _take(self) -> int | None:
         with self._lock:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import requests
 
-from worker.answers import Refused
 from worker.direct import size_of
 from worker.errors import Code, WorkerError
 from worker.fetching import Client
@@ -25,6 +24,7 @@ from worker.part_files import PartFile
 from worker.repo_list import line_error
 from worker.retry import Again, Budget, Retry
 from worker.safetensors import UNSAFE, SafetensorsError, check_safetensors, looks_like
+from worker.site_answers import Refused
 
 MiB = 1 << 20
 CHUNK = MiB

@@ -9,9 +9,9 @@ import pytest
 from tests.support.civitai_server import LOGIN_PAGE, Canned
 from tests.support.model_rig import QUICK, Rig
 from tests.support.safetensors_files import safetensors_bytes
-from worker.answers import Answer
 from worker.errors import Code, WorkerError
 from worker.retry import Again, Budget, Retry
+from worker.site_answers import Answer
 
 DATA = safetensors_bytes(70_000)
 NEEDS_LOGIN = {

@@ -12,10 +12,10 @@ import requests
 from tests.support.civitai_server import Canned
 from tests.support.model_rig import QUICK, Rig
 from tests.support.safetensors_files import safetensors_bytes
-from worker.answers import Refused
 from worker.errors import Code, WorkerError
 from worker.fetching import Client, Sites
 from worker.repo_list import parse_repo_list
+from worker.site_answers import Refused
 from worker.wire import BlockedAddress, Ended, Peers, Sockets, allows, new_session
 
 DATA = safetensors_bytes(200_000)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from tests.properties.strategies import ANY_CHARACTER, JSON, TEXT, broken
 from worker import civitai, direct, hugging_face, plan
-from worker.answers import Answer, Refused, login_refusal, refusal, storage_refusal
 from worker.cancel import Stop
 from worker.errors import Code, WorkerError
 from worker.fetching import Reached, Sites, _json_body, _next_hop
@@ -21,6 +20,7 @@ from worker.model_types import MANAGED_FOLDERS
 from worker.places import DiskFile
 from worker.repo_list import parse_repo_list
 from worker.retry import Retry
+from worker.site_answers import Answer, Refused, login_refusal, refusal, storage_refusal
 
 HOSTS = ("models.example",)
 FILE = {

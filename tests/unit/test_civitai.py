@@ -258,7 +258,7 @@ def test_a_404_is_asked_once_more_at_the_second_host_but_only_for_the_public_sit
 
     def json(self: Client, url: str, *_: object) -> dict[str, object]:
         asked.append(url)
-        from worker.answers import Refused
+        from worker.site_answers import Refused
 
         raise Refused(Code.MODEL_NOT_FOUND, "no such version", status=404)
 

@@ -250,8 +250,9 @@ def test_an_unchanged_disk_is_not_read_again(tmp_path, monkeypatch):
     settle(tmp_path)
     folders = ModelFolders(tmp_path)
     first = folders.read()
-    monkeypatch.setattr(module.os, "scandir", None)
-    assert folders.read() is first
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "scandir", None)
+        assert folders.read() is first
 
 
 @pytest.mark.parametrize("change", ["add", "delete", "rename", "add deep", "new folder"])

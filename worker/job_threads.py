@@ -15,7 +15,7 @@ LET_GO_S = 0.8
 daemon, and finds its work abandoned when it wakes."""
 
 
-class Crew:
+class JobThreads:
     """Runs functions in daemon threads and waits for a sign that the work is done.
 
     Args:
