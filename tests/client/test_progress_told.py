@@ -1,4 +1,4 @@
-"""What the poller makes of a running job's progress, from workers that tell much, little or nothing."""
+"""What the client makes of a running job's progress, from workers that tell much, little or nothing."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from client.poller import MAX_PREVIEW_CHARS, Follower
+from client.pictures import MAX_JPEG_CHARS
+from client.poller import Follower
 from client.runpod_client import EndpointError
+from client.teller import Teller
 from tests.client.test_rules import Silence, a_job
 
 
@@ -25,16 +27,17 @@ class Heard(Silence):
         return lambda *what, **_: self.said.append((name, *what))
 
 
-def follower(heard, client=None):
-    config = SimpleNamespace(ms_per_step=100.0)
+def follower(client):
     return Follower(
-        host=heard, config=config, table=Silence(), client=client or Silence(), stage=heard, changed=lambda: None
+        host=Silence(), config=Silence(), table=Silence(), client=client, stage=Silence(), changed=lambda: None
     )
 
 
 def told(progress, job=None):
     heard, job = Heard(), job or a_job()
-    follower(heard)._running(job, progress)
+    config = SimpleNamespace(ms_per_step=100.0)
+    teller = Teller(host=heard, config=config, table=Silence(), stage=heard, changed=lambda: None)
+    asyncio.run(teller.running(job, progress))
     return job, [(name, *(each for each in what if each is not job)) for name, *what in heard.said]
 
 
@@ -51,7 +54,7 @@ JPEG = base64.b64encode(b"jpeg").decode()
         ({}, []),
         ({"preview": {"jpeg_b64": JPEG, "node": "3"}}, [("send_preview", b"jpeg", "3", "id-1", "tab")]),
         ({"preview": {"jpeg_b64": "no base64!"}}, []),
-        ({"preview": {"jpeg_b64": "A" * (MAX_PREVIEW_CHARS + 4)}}, []),
+        ({"preview": {"jpeg_b64": "A" * (MAX_JPEG_CHARS + 4)}}, []),
         ({"preview": {}}, []),
     ],
 )
@@ -75,7 +78,7 @@ def test_an_endpoint_that_refuses_to_cancel_a_job_is_asked_how_it_ended(kind, go
     async def cancel(*_):
         raise EndpointError(kind, "No.")
 
-    job, follow = a_job(), follower(Heard(), SimpleNamespace(cancel=cancel))
+    job, follow = a_job(), follower(SimpleNamespace(cancel=cancel))
     if goes_on:
         asyncio.run(follow._cancel(None, job))
         assert job.phase == "cancelling"
