@@ -5,7 +5,8 @@
 Sparse files with real safetensors headers (checkpoints of 2500 tensors, LoRAs and VAEs of 500), listed by a repo_list
 of as many lines. Three ways of knowing that all is there, in one run on one disk, medians in milliseconds:
 
-* ours: the whole of ``ModelManager.prepare`` (list, manifest, folders, one stat a file, what to prune, the report);
+* ours: the whole of ``ModelManager.prepare`` (list, manifest, folders, one stat a file, what to prune, the report, the
+  claim against other workers, given up at the end);
   "same list" is a worker that got this list before, "new list" one that must read its lines first, "first job" a
   process that has just started (manifest and folders read for the first time);
 * every safetensors header read and checked again;
@@ -154,6 +155,7 @@ def measure(root: Path, count: int, repeat: int, speed: float) -> tuple[str, Goa
 
     def ensure() -> None:
         assert len(manager.prepare(repo_list, PROMPT).ready) == count
+        manager.let_go()
 
     def restart() -> None:
         nonlocal manager
