@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from worker.errors import Code, WorkerError
@@ -125,6 +126,7 @@ def is_model_name(value: str) -> bool:
     return value.lower().endswith(MODEL_EXTENSIONS)
 
 
+@lru_cache(maxsize=8192)  # every job asks for every file of the disk
 def loose(name: str) -> str:
     """A name in the loosest spelling that still counts as the same: base name, no browser's `` (1)``, no case."""
     return _fold(_plain(_base(name)))

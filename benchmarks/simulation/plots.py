@@ -50,6 +50,8 @@ def lines(
             panel.minorticks_off()
         if panel is panels[1] and wait_scale == "log":
             panel.set_yscale("log")
+            for axis in (panel.yaxis.set_major_formatter, panel.yaxis.set_minor_formatter):
+                axis(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "125" else "")
             panel.set_ylabel(f"{label} (logarithmic)")
         else:
             panel.set_ylim(bottom=0)
