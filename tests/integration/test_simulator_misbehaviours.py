@@ -27,6 +27,7 @@ def running() -> Iterator[Engine]:
 def engine(running: Engine) -> Iterator[Engine]:
     yield running
     running.misbehave({})
+    wait_for(lambda: not running.get("/prompt").json()["exec_info"]["queue_remaining"], 10)  # else it meets the next fault
 
 
 _colour = iter(range(1, 0xFFFFFF))

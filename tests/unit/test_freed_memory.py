@@ -25,8 +25,8 @@ def answer():
     for _ in range(5):
         block = b"x" * (20 << 20)
         all_there.wait()
+        all_there.wait()  # looked at
         del block
-        all_there.wait()
 
 threads = [threading.Thread(target=answer) for _ in range(4)]
 for thread in threads:
