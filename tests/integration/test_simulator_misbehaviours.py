@@ -27,7 +27,8 @@ def running() -> Iterator[Engine]:
 def engine(running: Engine) -> Iterator[Engine]:
     yield running
     running.misbehave({})
-    wait_for(lambda: not running.get("/prompt").json()["exec_info"]["queue_remaining"], 10)  # else it meets the next fault
+    # A prompt that goes on without its socket would meet the next test's fault.
+    wait_for(lambda: not running.get("/prompt").json()["exec_info"]["queue_remaining"], 10)
 
 
 _colour = iter(range(1, 0xFFFFFF))
