@@ -23,13 +23,15 @@ def misbehaving(**faults) -> dict[str, str]:
 @fault("dies-twice")
 def test_a_second_death_ends_the_trust_and_another_worker_does_the_next_job(tmp_path, case, closing):
     worker = closing(OnPlatform(tmp_path / "worker", **misbehaving(die={"at": "executing"})))
-    first = worker.answer({"prompt": image_prompt(0xABC501)})
-    assert first["error_code"] == "COMFYUI_DIED"
-    assert "refresh_worker" not in first
+    first = worker.begin({"prompt": image_prompt(0xABC501)})
+    assert worker.answer_of(first)["error_code"] == "COMFYUI_DIED"
+    assert not worker.platform.status(first).get("stop_pod")
     wait_until(worker.process.descendants)
     before, processes, started = worker.look(), worker.process.descendants(), time.monotonic()
-    answer = worker.answer({"prompt": image_prompt(0xABC502)})
+    second = worker.begin({"prompt": image_prompt(0xABC502)})
+    answer = worker.answer_of(second)
     seconds = time.monotonic() - started
+    assert worker.platform.status(second)["stop_pod"], "the platform must hear that this worker is not to be trusted"
     seen = worker.ended(processes)
     assert seen.startswith("the worker ended with 1, 0 of its")
     case.saw(worker, before, answer, seconds, seen=seen)
