@@ -34,8 +34,11 @@ test: $(VENV)/.test-stamp ## lint, then every test
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest
 
-coverage: $(VENV)/.test-stamp ## every test under coverage; the table per module goes to docs/coverage.md
-	$(BIN)/python scripts/module_coverage.py
+coverage: $(VENV)/.test-stamp ## every test under coverage, and the table per module (ARGS="tests/models" for some of it)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -p tests.support.coverage_end --ignore=tests/image $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered
 
 lint: $(VENV)/.test-stamp ## ruff, mypy, shellcheck, hadolint, oxlint
 	$(BIN)/ruff check .
@@ -88,7 +91,6 @@ bench: $(VENV)/.bench-stamp ## the benchmarks, each beside a peer's way in the s
 	test -z "$(COMFYUI_PATH)" || $(BIN)/python benchmarks/cold_start.py --runs 3 --write
 	$(BENCH)/cold_job.py --runs 2 --write
 	$(BENCH)/downloads.py --write
-	$(BENCH)/image_layers.py --write
 	$(BENCH)/pollers.py --rounds 4 --write
 	$(BENCH)/endpoint_simulation.py --write
 

@@ -15,21 +15,22 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from worker.authors import author_of, marked
-from worker.cancel import Stop
-from worker.collecting import Collector
-from worker.comfy_api import NoAnswer
-from worker.comfy_server import ComfyServer, State
-from worker.endings import failure
+from worker.comfyui.api import NoAnswer
+from worker.comfyui.cached_files import author_of, marked
+from worker.comfyui.collect import Collector
+from worker.comfyui.history import cached_nodes, failure
+from worker.comfyui.progress import JobProgress
+from worker.comfyui.run import Run
+from worker.comfyui.server import ComfyServer, State
+from worker.comfyui.thumbnails import Thumbnails
+from worker.comfyui.validation_errors import listed, lists_left_out, refusal
 from worker.errors import Code, WorkerError
-from worker.input_files import InputFiles, Inputs, rename_inputs
+from worker.inputs.files import InputFiles, rename_inputs
+from worker.inputs.folder import Inputs
 from worker.job import Job, Prompt
-from worker.job_progress import JobProgress
-from worker.outputs import Output, OutputFile, cached_nodes, outputs_of
-from worker.prompt_run import Run
-from worker.refusals import listed, lists_left_out, refusal
+from worker.results.outputs import Output, OutputFile, outputs_of
 from worker.settings import Settings
-from worker.thumbnails import Thumbnails
+from worker.stop import Stop
 
 SILENCE_S = 1.0  # half of the 2 s that a lost event may cost
 SETTLE_S = 0.05  # between the final event and the word that history is written, which may get lost as well

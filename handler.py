@@ -16,25 +16,25 @@ from typing import Any, TypeVar
 
 from comfy_runner import ComfyRunner, Result
 from model_manager import ModelManager, ModelReport
-from worker import local_run, logs
-from worker.cancel import Stop
-from worker.comfy_api import NoAnswer
-from worker.delivery import Delivery, Source, Wish
+from worker import __version__, logs
+from worker.comfyui.api import NoAnswer
+from worker.comfyui.progress import JobProgress
 from worker.errors import Code, WorkerError
-from worker.freed_memory import give_back_large_blocks
-from worker.input_files import Inputs
+from worker.inputs.folder import Inputs
 from worker.job import Job, Prompt, parse_job
-from worker.job_progress import JobProgress
-from worker.model_types import FileProgress, Report
-from worker.outputs import official_answer
-from worker.progress_sender import ProgressSender
-from worker.prompts import loader_classes, match_models
-from worker.refused_answers import tell_of_refused_answers
-from worker.result_sender import send_in_pieces, unprinted
-from worker.sdk_shutdown import end_soon_after_shutdown
+from worker.memory import give_back_large_blocks
+from worker.models.prompt_names import loader_classes, match_models
+from worker.results.delivery import Delivery, Source, Wish
+from worker.results.metadata import Origin
+from worker.results.outputs import official_answer
+from worker.runpod_sdk import local_run
+from worker.runpod_sdk.progress_sender import ProgressSender
+from worker.runpod_sdk.refused_results import tell_of_refused_answers
+from worker.runpod_sdk.shutdown import end_soon_after_shutdown
+from worker.runpod_sdk.streamed_results import send_in_pieces, unprinted
 from worker.settings import Settings, SettingsError
-from worker.sidecar import Origin
-from worker.wire import VERSION
+from worker.sites.types import FileProgress, Report
+from worker.stop import Stop
 
 log = logging.getLogger("handler")
 
@@ -150,7 +150,10 @@ class Worker:
         """What the images' metadata says beside the prompt."""
         stats, known = await asyncio.gather(self.runner.stats(), asyncio.to_thread(self.models.known))
         stats = stats or {}
-        versions = {"worker": VERSION, "comfyui": str((stats.get("system") or {}).get("comfyui_version", "unknown"))}
+        versions = {
+            "worker": __version__,
+            "comfyui": str((stats.get("system") or {}).get("comfyui_version", "unknown")),
+        }
         return Origin([*models.ready, *models.downloaded, *known], timings.answer(), versions)
 
     def _end_after_this_job(self) -> None:

@@ -1,10 +1,9 @@
 """repo_list -> files on disk: each job's models made present under their canonical names, the rest pruned.
 
-Joins the rooms that do the work and reads like a table of contents: what the lines mean (``worker/repo_list.py``), what
-is on disk (``worker/inventory.py``), which wanted files are there already (``worker/adopt.py``), what to do about the
-others (``worker/plan.py``), what other workers use and bring (``worker/leases.py``), where models come from (a
-:class:`worker.model_types.Source`), how files come (``worker/bringing.py``) and go (``worker/pruner.py``). Knows
-nothing of ComfyUI but a function that makes it let go of its files.
+Reads like a table of contents. ``worker/sites/`` says what the lines mean, ``worker/downloads/`` brings the bytes,
+``worker/models/`` knows what is on disk (``inventory.py``), which wanted files are there already (``recognise.py``),
+what to do about the others (``plan.py``), what other workers use and fetch (``leases.py``), and what may be deleted
+(``prune_rules.py``, ``pruner.py``). Knows nothing of ComfyUI but a function that makes it let go of its files.
 """
 
 from __future__ import annotations
@@ -20,26 +19,26 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from worker import plan
-from worker.adopt import adopt
-from worker.bringing import Bringer
-from worker.cancel import Stop
-from worker.download_progress import amount
+from worker.downloads.disk import existing, free_bytes
 from worker.errors import Code, WorkerError
-from worker.inventory import Inventory, ModelFolders
-from worker.leases import Leases
-from worker.manifest import MANIFEST_VERSION, Entry
-from worker.model_job import Facts, ModelJob, ModelReport, file_facts, listed_facts
-from worker.model_types import RepoLine, Report, Source
-from worker.part_files import existing, free_bytes
-from worker.places import Place
-from worker.plan import Want
-from worker.prompts import model_names
-from worker.prune import PrunePlan, is_within
-from worker.pruner import Pruner
-from worker.readahead import ReadAhead
-from worker.repo_list import parse_repo_list
+from worker.models import plan
+from worker.models.ensure_state import Facts, ModelJob, ModelReport, file_facts, listed_facts
+from worker.models.fetch import Bringer
+from worker.models.inventory import Inventory, ModelFolders
+from worker.models.leases import Leases
+from worker.models.locations import Place
+from worker.models.manifest import MANIFEST_VERSION, Entry
+from worker.models.page_cache import ReadAhead
+from worker.models.plan import Want
+from worker.models.prompt_names import model_names
+from worker.models.prune_rules import PrunePlan, is_within
+from worker.models.pruner import Pruner
+from worker.models.recognise import adopt
 from worker.settings import NETWORK_VOLUME, Settings
+from worker.sites.repo_list import parse_repo_list
+from worker.sites.types import RepoLine, Report, Source
+from worker.stop import Stop
+from worker.text import amount
 
 __all__ = ["ModelManager", "ModelReport"]
 
@@ -56,7 +55,7 @@ class ModelManager:
 
     Args:
         settings: where the models are and what may be pruned.
-        source: where missing models come from; the sites of ``worker.sites`` when left out.
+        source: where missing models come from; the sites of ``worker.downloads.source`` when left out.
         release: makes ComfyUI let go of files it has loaded; called before the first of them is deleted.
         volume: where a shared network volume would be mounted.
         free_bytes: what the disk of a folder has free.
@@ -115,7 +114,7 @@ class ModelManager:
         Raises:
             WorkerError: a line cannot be read or found, a download failed, the disk is full. Nothing was pruned then,
                 but for what had to make room first; what was fetched stays.
-            worker.cancel.Stopped: ``stop`` was set.
+            worker.stop.Stopped: ``stop`` was set.
         """
         job = ModelJob(
             lines=[] if skip else self._parse(repo_list),
@@ -278,7 +277,7 @@ class ModelManager:
 
 
 def _sites(settings: Settings) -> Source:
-    from worker.sites import ModelSites  # noqa: PLC0415 - a worker with a source of its own needs no sites
+    from worker.downloads.source import ModelSites  # noqa: PLC0415 - a worker with a source of its own needs no sites
 
     return ModelSites(settings)
 

@@ -32,11 +32,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import report
 from benchmarks.report import Goal, under
 from tests.support.safetensors_files import header_only
-from worker.cancel import Stop
-from worker.model_types import Download, ModelFile
-from worker.repo_list import parse_repo_list
+from worker.downloads.source import ModelSites
 from worker.settings import Settings
-from worker.sites import ModelSites
+from worker.sites.repo_list import parse_repo_list
+from worker.sites.types import Download, ModelFile
+from worker.stop import Stop
 
 MiB = 1 << 20
 FILES = 5

@@ -31,11 +31,11 @@ import pybase64
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from worker.bucket import Body, Bucket
-from worker.cancel import Stop
-from worker.delivery import Delivery, Source, Wish
-from worker.outputs import Output, OutputFile
-from worker.s3_address import Keys, bucket_address
+from worker.results.delivery import Delivery, Source, Wish
+from worker.results.outputs import Output, OutputFile
+from worker.s3.address import Keys, bucket_address
+from worker.s3.upload import Body, Bucket
+from worker.stop import Stop
 
 ROUNDS = 7
 CASES = {
@@ -82,8 +82,8 @@ def webp(folder: Path) -> int:
 
 def delivered(folder: Path) -> int:
     """A job in the SDK, its result posted to a platform that throws it away."""
-    from worker.freed_memory import give_back_large_blocks
-    from worker.result_sender import send_in_pieces, unprinted
+    from worker.memory import give_back_large_blocks
+    from worker.runpod_sdk.streamed_results import send_in_pieces, unprinted
 
     assert send_in_pieces()
     give_back_large_blocks()

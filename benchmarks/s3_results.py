@@ -30,11 +30,11 @@ PEAK = 2.5
 
 
 def ours(folder: Path, config: dict[str, str]) -> int:
-    from worker.bucket import Bucket
-    from worker.cancel import Stop
-    from worker.delivery import Delivery, Source, Wish
-    from worker.outputs import Output, OutputFile
-    from worker.s3_address import Keys, bucket_address
+    from worker.results.delivery import Delivery, Source, Wish
+    from worker.results.outputs import Output, OutputFile
+    from worker.s3.address import Keys, bucket_address
+    from worker.s3.upload import Bucket
+    from worker.stop import Stop
 
     keys = Keys(config["accessId"], config["accessSecret"])
     bucket = Bucket(bucket_address(config["endpointUrl"], config["bucketName"], keys))

@@ -32,11 +32,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import report
 from benchmarks.report import Goal, over
 from model_manager import ModelManager
-from worker.cancel import Stop
-from worker.manifest import Entry
-from worker.model_types import Download, Downloaded, ModelFile, RepoLine, Report
-from worker.places import Place
+from worker.models.locations import Place
+from worker.models.manifest import Entry
 from worker.settings import Settings
+from worker.sites.types import Download, Downloaded, ModelFile, RepoLine, Report
+from worker.stop import Stop
 
 COUNTS = (5, 100, 500)
 TARGETS_MS = {5: 2, 100: 4, 500: 10}

@@ -3,8 +3,8 @@
 ``remote_sink.py`` takes pictures in and loads them again; the other modules send prompts out and follow them.
 """
 
+from .install import install
 from .remote_sink import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
-from .setup import install
 
 WEB_DIRECTORY = "./web"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .guards import guarded
+from .comfyui.access import guarded
 from .service import RemoteService
 
 

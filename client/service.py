@@ -8,20 +8,20 @@ import time
 import uuid
 from typing import Any
 
-from .answers import Failure
-from .bucket_config import BucketConfig
-from .config import Config
-from .dialog import Dialog
-from .guards import Answer
-from .host import Host, spawn
+from .comfyui.access import Answer
+from .comfyui.events import Stage
+from .comfyui.server import Host, spawn
+from .config_routes import Dialog
+from .following.follower import Follower
 from .jobs import QUEUED, SUBMITTING, Job, JobTable
-from .native_events import Stage
-from .poller import Follower
-from .prompt_prep import PromptProblem
 from .remote_sink import log
-from .runpod_client import EndpointError, RunPodClient, Target
-from .sending import UPLOADING, Parcel, Uploads, pack, target_of
-from .uploads import Stopped, UploadProblem
+from .runpod.client import EndpointError, RunPodClient, Target
+from .runpod.status import Failure
+from .sending.prompt import PromptProblem
+from .sending.submission import UPLOADING, Parcel, Uploads, pack, target_of
+from .sending.uploads import Stopped, UploadProblem
+from .settings.bucket import BucketConfig
+from .settings.config import Config
 
 EVENT = "remote_serverless.jobs"
 _SHOWN_JOBS = 50

@@ -16,13 +16,13 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from endpoint.client_api import ClientApi
-from endpoint.crew import Crew
-from endpoint.desk import Desk
+from endpoint.job_queue import Desk
 from endpoint.options import Options
 from endpoint.store import Store, StoreError
 from endpoint.webhooks import Webhooks
 from endpoint.worker_api import WorkerApi
 from endpoint.worker_process import WorkerSlot
+from endpoint.workers import Crew
 
 SWEEP_S = 0.25
 LOOPBACK = "127.0.0.1"

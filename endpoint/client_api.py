@@ -13,13 +13,13 @@ from typing import Any
 from aiohttp import web
 
 from endpoint import auth
-from endpoint.bodies import answer, read_limited, refuse
-from endpoint.crew import Crew
-from endpoint.desk import Desk, QueueFull
-from endpoint.events_api import serve_events
+from endpoint.events_socket import serve_events
+from endpoint.job_queue import Desk, QueueFull
 from endpoint.jobs import Job, State
+from endpoint.json_http import answer, read_limited, refuse
 from endpoint.options import Options
 from endpoint.submission import BadRequest, Forbidden, parse_submission
+from endpoint.workers import Crew
 
 RUN_LIMIT = 10_000_000  # bytes (docs: operation-reference)
 RUNSYNC_LIMIT = 20_000_000

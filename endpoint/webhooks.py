@@ -7,7 +7,7 @@ import logging
 
 import aiohttp
 
-from endpoint.desk import Desk
+from endpoint.job_queue import Desk
 from endpoint.jobs import Job
 
 log = logging.getLogger(__name__)

@@ -7,11 +7,11 @@ from typing import Any
 
 from aiohttp import web
 
-from endpoint.bodies import answer, read_limited, refuse
-from endpoint.crew import STOP_AGAIN_S, Crew, Member
-from endpoint.desk import Desk
+from endpoint.job_queue import Desk
 from endpoint.jobs import Job
+from endpoint.json_http import answer, read_limited, refuse
 from endpoint.submission import BadRequest, parse_json
+from endpoint.workers import STOP_AGAIN_S, Crew, Member
 
 POLL_S = 20.0  # the SDK gives up after 90 s, and anything answered at once makes it spin
 LEAVING_PAUSE_S = 0.2

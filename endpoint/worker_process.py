@@ -13,12 +13,12 @@ from asyncio.subprocess import Process
 from collections.abc import Mapping
 from pathlib import Path
 
-from endpoint.crew import Crew, Member
-from endpoint.desk import Desk
+from endpoint.job_queue import Desk
 from endpoint.options import Options
+from endpoint.workers import Crew, Member
 
 REPO_ROOT = Path(__file__).resolve().parent.parent
-GUARD = Path(__file__).with_name("guard.py")
+GUARD = Path(__file__).with_name("reaper.py")
 COMMAND = (sys.executable, str(REPO_ROOT / "handler.py"))
 SDK_CONFIG = Path("~/.runpod/config.toml")
 BACK_OFF_S = (0.5, 30.0)  # the first wait before a worker is started again, and the longest

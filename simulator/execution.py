@@ -10,14 +10,14 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 import sabotage
-from caching import Caches
-from calling import Inputs, call_node, gather_inputs, split_results
-from graph import Agenda, DependencyCycleError, Prompt, node_class
+from comfy_execution.caching import Caches
+from comfy_execution.graph import Agenda, DependencyCycleError, Prompt, node_class
+from comfy_execution.node_calls import Inputs, call_node, gather_inputs, split_results
+from comfy_execution.progress import Progress, begin
+from comfy_execution.validation import full_type_name, validate_prompt
 from interruption import InterruptProcessingException, interrupt_processing, throw_if_interrupted
 from misbehave import OutOfMemoryError
-from progress import Progress, begin
 from prompt_queue import ExecutionStatus, PromptQueue, log_duration
-from validation import full_type_name, validate_prompt
 
 if TYPE_CHECKING:
     from server import PromptServer

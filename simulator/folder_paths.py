@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TypeAlias
 
-from options import args
+from comfy.cli_args import args
 from save_path import get_save_image_path, is_inside
 
 # Packs look for it here.

@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from comfy.cli_args import args
 from misbehave import faults
-from options import args
 
 if TYPE_CHECKING:
-    from routes_simulator import Counters
+    from counters import Counters
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")

@@ -10,30 +10,32 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import animation_nodes
-import diffusion_nodes
-import file_nodes
 import folder_paths
-import image_nodes
-import latent_nodes
-import loader_nodes
-import mask_nodes
-import sampler_nodes
-from image_nodes import MAX_RESOLUTION
+from comfy_extras import (
+    nodes_animation,
+    nodes_diffusion,
+    nodes_files,
+    nodes_images,
+    nodes_latent,
+    nodes_loaders,
+    nodes_mask,
+    nodes_samplers,
+)
+from comfy_extras.nodes_images import MAX_RESOLUTION
 from interruption import interrupt_processing
 from interruption import throw_if_interrupted as before_node_execution
 
 __all__ = ["MAX_RESOLUTION", "before_node_execution", "interrupt_processing"]
 
 _OWN = (
-    image_nodes,
-    mask_nodes,
-    file_nodes,
-    animation_nodes,
-    latent_nodes,
-    loader_nodes,
-    sampler_nodes,
-    diffusion_nodes,
+    nodes_images,
+    nodes_mask,
+    nodes_files,
+    nodes_animation,
+    nodes_latent,
+    nodes_loaders,
+    nodes_samplers,
+    nodes_diffusion,
 )
 
 NODE_CLASS_MAPPINGS: dict[str, Any] = {}

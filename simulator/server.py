@@ -21,15 +21,12 @@ from PIL import ImageOps
 
 import middlewares
 import nodes
-import routes_files
-import routes_info
-import routes_prompt
-import routes_simulator
-import routes_user
 import sabotage
+from comfy.cli_args import args
+from comfy_execution.progress import PREVIEW_IMAGE, PREVIEW_IMAGE_WITH_METADATA, UNENCODED_PREVIEW_IMAGE
+from counters import Counters
+from frontend import features, find_web_root
 from misbehave import faults
-from options import args
-from progress import PREVIEW_IMAGE, PREVIEW_IMAGE_WITH_METADATA, UNENCODED_PREVIEW_IMAGE
 from prompt_queue import PromptQueue
 
 _PREVIEWS = (PREVIEW_IMAGE, UNENCODED_PREVIEW_IMAGE, PREVIEW_IMAGE_WITH_METADATA)
@@ -51,20 +48,18 @@ class PromptServer:
         self.number = 0
         self.client_id: str | None = None
         self.last_node_id: str | None = None
-        self.counters = routes_simulator.Counters()
+        self.counters = Counters()
         self.app = web.Application(
             client_max_size=round(args.max_upload_size * 1024 * 1024),
             middlewares=[middlewares.watch(self.counters), middlewares.cache_control, middlewares.origin_check()],
         )
         self.routes = web.RouteTableDef()
-        self.web_root = routes_info.find_web_root()
+        self.web_root = find_web_root()
         self._refuse_until = 0.0
         self._lost: Any = None
         self._frames_left = 0  # until this prompt's sockets are dropped, if they are to be
         self._background: set[asyncio.Task[Any]] = set()
         self.routes.get("/ws")(self._websocket)
-        for room in (routes_prompt, routes_files, routes_info, routes_user, routes_simulator):
-            room.add_routes(self)
 
     # -- clients ----------------------------------------------------------------------------------------------------
 
@@ -101,7 +96,7 @@ class PromptServer:
                 continue
             if first and isinstance(data, dict) and data.get("type") == "feature_flags":
                 self.sockets_metadata[sid]["feature_flags"] = data.get("data", {})
-                await self.send("feature_flags", routes_info.features(), sid)
+                await self.send("feature_flags", features(), sid)
             first = False
 
     def client_supports(self, sid: str | None, feature: str) -> bool:

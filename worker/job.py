@@ -14,8 +14,8 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from worker.errors import Code, WorkerError
-from worker.input_types import type_problem
-from worker.s3_address import BucketAddress, Keys, bucket_address
+from worker.input_file_types import type_problem
+from worker.s3.address import BucketAddress, Keys, bucket_address
 
 ACTIONS = ("run", "ensure", "inspect")
 MAX_INPUT_BYTES = 20 * 1000 * 1000  # RunPod's own limit of /runsync, the larger of its two (docs: operation-reference)

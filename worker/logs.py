@@ -6,7 +6,7 @@ import logging
 import sys
 from contextvars import ContextVar
 
-from worker.redact import RedactingFilter
+from worker.net.redact import RedactingFilter
 from worker.settings import Settings
 
 job_id: ContextVar[str] = ContextVar("job_id", default="-")

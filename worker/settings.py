@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from worker.hosts import DEFAULT_CIVITAI, DEFAULT_HF
-from worker.s3_address import LONGEST_LINK_S, BucketAddress, Keys, bucket_address
+from worker.net.hosts import DEFAULT_CIVITAI, DEFAULT_HF
+from worker.s3.address import LONGEST_LINK_S, BucketAddress, Keys, bucket_address
 
 REPO_ROOT = Path(__file__).resolve().parent.parent
 SIMULATOR_PATH = REPO_ROOT / "simulator"

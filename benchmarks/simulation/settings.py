@@ -57,7 +57,7 @@ class Endpoint:
     volume_mb_s: float = 300.0
     """Reading and writing a network volume: 200 to 400 MB/s (docs.runpod.io/storage/network-volumes)."""
     read_ahead: bool = True
-    """While ComfyUI starts, models that are there are read into memory (worker/readahead.py)."""
+    """While ComfyUI starts, models that are there are read into memory (worker/models/page_cache.py)."""
     memory_gb: float = 24.0
     """Files that the kernel still has in memory after they were read or written (assumed)."""
     memory_mb_s: float = 6000.0

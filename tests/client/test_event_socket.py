@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from client.event_socket import Doors, Ear
-from client.runpod_client import RunPodClient, Target
+from client.following.updates import Doors, Ear
+from client.runpod.client import RunPodClient, Target
 from tests.client.endpoint import BREAK, KEY, completed, picture, png
 from tests.client.test_jobs import of, wait_state
 from tests.endpoint.support import KEY as OWN_KEY

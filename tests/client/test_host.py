@@ -13,9 +13,9 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from PIL import Image
 
-from client import setup
-from client.guards import Answer, guarded
-from client.host import Host
+from client import install as setup
+from client.comfyui.access import Answer, guarded
+from client.comfyui.server import Host
 from client.jobs import DONE, FAILED, Job, Request
 
 

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from client.runpod_client import RUN_LIMIT_BYTES
+from client.runpod.client import RUN_LIMIT_BYTES
 from tests.client.conftest import PROMPT
 from tests.client.endpoint import KEY, Endpoint, b64, completed, picture, png
 from tests.support.runpod_platform import CLIENT_KEY, RunPodPlatform, WorkerProcess

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from client.uploads import Source
+from client.sending.uploads import Source
 from tests.client.conftest import PROMPT, Local
 from tests.client.test_jobs import wait_state
 from tests.client.test_large_inputs import configure
@@ -44,9 +44,9 @@ def measured(work):
 
 WORKER_UPLOADS = """
 from pathlib import Path
-from worker.bucket import Body, Bucket
-from worker.cancel import Stop
-from worker.s3_address import Keys, bucket_address
+from worker.s3.upload import Body, Bucket
+from worker.stop import Stop
+from worker.s3.address import Keys, bucket_address
 
 path, url = Path(sys.argv[1]), sys.argv[2]
 bucket = Bucket(bucket_address(url, "pics", Keys("A", "S")))
@@ -61,7 +61,7 @@ measured(work)
 
 CLIENT_FETCHES = """
 from pathlib import Path
-from client.links import Link, fetch
+from client.results.link_download import Link, fetch
 
 part, entry = Path(sys.argv[1]), json.loads(sys.argv[2])
 part.touch()
@@ -72,7 +72,7 @@ CLIENT_UPLOADS = """
 import threading
 from pathlib import Path
 from client.s3 import Bucket
-from client.uploads import Source, Uploader
+from client.sending.uploads import Source, Uploader
 
 path, url = Path(sys.argv[1]), sys.argv[2]
 
@@ -86,8 +86,8 @@ measured(work)
 
 WORKER_FETCHES = """
 from pathlib import Path
-from worker.cancel import Stop
-from worker.input_links import InputLinks
+from worker.stop import Stop
+from worker.inputs.links import InputLinks
 
 part, url = Path(sys.argv[1]), sys.argv[2]
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from client import links
 from client.jobs import Job, Request
-from client.links import Link, LinkTrouble, may_be_read
 from client.remote_sink import Refused
-from client.results import ResultSaver
+from client.results import link_download as links
+from client.results.link_download import Link, LinkTrouble, may_be_read
+from client.results.saver import ResultSaver
 from tests.client.conftest import PROMPT
 from tests.client.endpoint import picture, png
 

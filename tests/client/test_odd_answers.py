@@ -8,12 +8,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from client.answers import read_status
-from client.estimate import learned, samplers
 from client.jobs import Job, Request
-from client.links import Link, _expected
-from client.results import ResultSaver
-from client.runpod_client import _seconds
+from client.results.link_download import Link, _expected
+from client.results.saver import ResultSaver
+from client.runpod.client import _seconds
+from client.runpod.status import read_status
+from client.sending.estimate import learned, samplers
 from tests.client.conftest import PROMPT
 from tests.client.endpoint import picture
 

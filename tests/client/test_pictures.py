@@ -7,7 +7,7 @@ import io
 import pytest
 from PIL import Image
 
-from client.pictures import MAX_JPEG_CHARS
+from client.comfyui.previews import MAX_JPEG_CHARS
 from tests.client.endpoint import b64, completed, picture
 from tests.client.test_jobs import of, wait_state
 from tests.support.simulator_process import Client, wait_for

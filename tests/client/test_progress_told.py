@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from client.pictures import MAX_JPEG_CHARS
-from client.poller import Follower
-from client.runpod_client import EndpointError
-from client.teller import Teller
+from client.comfyui.previews import MAX_JPEG_CHARS
+from client.following.follower import Follower
+from client.following.reporter import Teller
+from client.runpod.client import EndpointError
 from tests.client.test_rules import Silence, a_job
 
 

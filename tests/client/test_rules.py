@@ -10,17 +10,20 @@ from types import SimpleNamespace
 
 import pytest
 
-from client import answers, estimate, inputs, results
-from client.config import Config, ConfigError, parse_endpoint
-from client.dialog import health_message
-from client.estimate import Sampler, position, samplers
+from client.comfyui.events import Stage
+from client.config_routes import health_message
+from client.following.follower import Follower
 from client.jobs import Job, JobTable, Request
-from client.native_events import Stage
-from client.poller import Follower
-from client.prompt_prep import PromptProblem, drop_local_nodes, take_repo_list, targets_of
-from client.results import ResultSaver
-from client.runpod_client import EndpointError
-from client.shown import outputs_of
+from client.results import saver as results
+from client.results.node_outputs import outputs_of
+from client.results.saver import ResultSaver
+from client.runpod import status as answers
+from client.runpod.client import EndpointError
+from client.sending import estimate
+from client.sending import input_files as inputs
+from client.sending.estimate import Sampler, position, samplers
+from client.sending.prompt import PromptProblem, drop_local_nodes, take_repo_list, targets_of
+from client.settings.config import Config, ConfigError, parse_endpoint
 from tests.client.conftest import PROMPT
 from tests.client.endpoint import completed, picture, png
 

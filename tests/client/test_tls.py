@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from client import links, uploads
-from client.links import Link, fetch
 from client.remote_sink import Refused
+from client.results import link_download as links
+from client.results.link_download import Link, fetch
 from client.s3 import Bucket
-from client.uploads import Source, Uploader, UploadProblem, check
+from client.sending import uploads
+from client.sending.uploads import Source, Uploader, UploadProblem, check
 from tests.support.disk_s3 import BUCKET, DiskS3
 from tests.support.own_ca import OwnCa
 

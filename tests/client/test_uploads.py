@@ -8,15 +8,15 @@ from datetime import datetime, timezone
 import pytest
 import requests
 
-from client import uploads
-from client.bucket_config import BucketConfig
-from client.config import ConfigError
-from client.inputs import LINK_BYTES, too_many
 from client.s3 import Bucket
-from client.uploads import Source, Stopped, Uploader, UploadProblem, check
+from client.sending import uploads
+from client.sending.input_files import LINK_BYTES, too_many
+from client.sending.uploads import Source, Stopped, Uploader, UploadProblem, check
+from client.settings.bucket import BucketConfig
+from client.settings.config import ConfigError
 from tests.support.s3_server import BUCKET, Canned
-from worker.s3_address import Keys, bucket_address
-from worker.s3_sign import presigned, signed_headers
+from worker.s3.address import Keys, bucket_address
+from worker.s3.signature import presigned, signed_headers
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 BIG = (12 << 20) + 5

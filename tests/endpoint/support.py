@@ -19,8 +19,8 @@ from typing import Any
 import requests
 
 from endpoint.app import Endpoint, running
-from endpoint.crew import Member
 from endpoint.options import Options
+from endpoint.workers import Member
 from tests.support.prompts import image_prompt, node, sampler_prompt
 from tests.support.runpod_platform import REPO_ROOT, descendants, is_running
 from tests.support.safetensors_files import safetensors_bytes

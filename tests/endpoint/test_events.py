@@ -8,7 +8,7 @@ import pytest
 import requests
 import websocket
 
-from endpoint import events
+from endpoint import subscribers as events
 from tests.endpoint.support import KEY
 
 BEARER = [f"Authorization: Bearer {KEY}"]

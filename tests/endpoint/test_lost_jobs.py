@@ -7,12 +7,12 @@ import sqlite3
 import pytest
 
 from endpoint.app import Endpoint
-from endpoint.crew import STOP_GRACE_S, Crew
-from endpoint.desk import Desk
+from endpoint.job_queue import Desk
 from endpoint.jobs import State
 from endpoint.options import Options
 from endpoint.store import Store, StoreError
 from endpoint.submission import parse_submission
+from endpoint.workers import STOP_GRACE_S, Crew
 from tests.endpoint.support import EndpointThread
 
 

@@ -10,8 +10,8 @@ from tests.support.civitai_server import LOGIN_PAGE, Canned
 from tests.support.model_rig import QUICK, Rig
 from tests.support.safetensors_files import safetensors_bytes
 from worker.errors import Code, WorkerError
-from worker.retry import Again, Budget, Retry
-from worker.site_answers import Answer
+from worker.net.answers import Answer
+from worker.net.retry import Again, Budget, Retry
 
 DATA = safetensors_bytes(70_000)
 NEEDS_LOGIN = {
@@ -133,7 +133,7 @@ def test_what_the_site_says_is_quoted_without_control_characters(server, version
 
 def test_a_browser_like_name_would_have_brought_the_login_page(server, version, tmp_path, monkeypatch):
     server.file(version).needs_token = True
-    monkeypatch.setattr("worker.wire.USER_AGENT", "Mozilla/5.0 (X11; Linux x86_64)")
+    monkeypatch.setattr("worker.net.connections.USER_AGENT", "Mozilla/5.0 (X11; Linux x86_64)")
     assert "wants a login" in refusal(Rig(server, tmp_path), version).message
     monkeypatch.undo()
     assert "wants a token" in refusal(Rig(server, tmp_path), version).message

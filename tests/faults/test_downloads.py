@@ -13,8 +13,8 @@ from tests.faults.downloading import BIG, SMALL, MiB, add, refusal
 from tests.support.civitai_server import Canned
 from tests.support.model_rig import QUICK, Rig
 from tests.support.safetensors_files import safetensors_bytes
-from worker.cancel import Stop
 from worker.errors import Code
+from worker.stop import Stop
 
 
 def test_many_files_of_all_sizes_arrive_whole(server, rig):

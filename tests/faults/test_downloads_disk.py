@@ -16,11 +16,11 @@ import pytest
 from tests.support.civitai_server import CivitaiServer
 from tests.support.model_rig import QUICK, Rig
 from tests.support.safetensors_files import safetensors_bytes
-from worker.cancel import Stop
-from worker.downloads import check_room, download_all, sweep_parts
+from worker.downloads.part_files import PartFile, PathTaken, part_name
+from worker.downloads.pool import check_room, download_all, sweep_parts
 from worker.errors import Code, WorkerError
-from worker.fetching import Client, Sites
-from worker.part_files import PartFile, PathTaken, part_name
+from worker.sites.client import Client, Sites
+from worker.stop import Stop
 
 MiB = 1 << 20
 DATA = safetensors_bytes(3 * MiB)
@@ -230,7 +230,7 @@ def test_part_names_fit_and_do_not_end_like_models():
 def test_the_sweep_takes_what_the_dead_left_and_nothing_else(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     script = (
-        "import sys; from pathlib import Path; from worker.part_files import PartFile; "
+        "import sys; from pathlib import Path; from worker.downloads.part_files import PartFile; "
         "part = PartFile(Path(sys.argv[1]) / 'dead.safetensors'); print(part.path.name)"
     )
     ran = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)

@@ -11,8 +11,8 @@ import pytest
 from tests.faults.downloading import BIG, add, refusal
 from tests.support.civitai_server import Canned
 from tests.support.model_rig import QUICK, Rig
-from worker.cancel import Stop, Stopped
 from worker.errors import Code, WorkerError
+from worker.stop import Stop, Stopped
 
 
 def test_finished_files_stay_when_another_fails(server, rig):

@@ -10,9 +10,9 @@ import pytest
 from tests.faults.downloading import BIG, SMALL, add
 from tests.support.civitai_server import Canned
 from tests.support.model_rig import Rig
-from worker.cancel import Stop
 from worker.errors import WorkerError
-from worker.model_types import Download
+from worker.sites.types import Download
+from worker.stop import Stop
 
 
 def test_a_folders_mtime_changes_so_that_comfyui_lists_the_file(server, rig):

@@ -13,10 +13,10 @@ from tests.support.civitai_server import Canned
 from tests.support.model_rig import QUICK, Rig
 from tests.support.safetensors_files import safetensors_bytes
 from worker.errors import Code, WorkerError
-from worker.fetching import Client, Sites
-from worker.repo_list import parse_repo_list
-from worker.site_answers import Refused
-from worker.wire import BlockedAddress, Ended, Peers, Sockets, allows, new_session
+from worker.net.connections import BlockedAddress, Ended, Peers, Sockets, allows, new_session
+from worker.sites.client import Client, Sites
+from worker.sites.refusals import Refused
+from worker.sites.repo_list import parse_repo_list
 
 DATA = safetensors_bytes(200_000)
 LINE = parse_repo_list("lora https://civitai.com/api/download/models/5")[0]

@@ -10,12 +10,13 @@ import pytest
 from tests.support.civitai_server import Canned
 from tests.support.model_rig import Rig
 from tests.support.safetensors_files import safetensors_bytes
+from worker import __version__
 from worker.errors import WorkerError
-from worker.fetching import Sites
-from worker.model_types import RepoLine
-from worker.redact import RedactingFilter
-from worker.repo_list import parse_repo_list
-from worker.wire import USER_AGENT, VERSION
+from worker.net.connections import USER_AGENT
+from worker.net.redact import RedactingFilter
+from worker.sites.client import Sites
+from worker.sites.repo_list import parse_repo_list
+from worker.sites.types import RepoLine
 
 DATA = safetensors_bytes(200_000)
 LINE = parse_repo_list("lora https://civitai.com/api/download/models/5")[0]
@@ -133,5 +134,5 @@ def test_a_line_never_prints_its_token():
 
 def test_the_user_agent_names_this_version_and_no_browser():
     project = Path(__file__).resolve().parents[2] / "pyproject.toml"
-    assert f'\nversion = "{VERSION}"\n' in project.read_text()
-    assert f"comfy-remote-serverless/{VERSION}" == USER_AGENT
+    assert f'\nversion = "{__version__}"\n' in project.read_text()
+    assert f"comfy-remote-serverless/{__version__}" == USER_AGENT

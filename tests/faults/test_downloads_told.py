@@ -9,7 +9,7 @@ import time
 
 from tests.faults.downloading import MiB, add
 from tests.support.safetensors_files import safetensors_bytes
-from worker.cancel import Stop
+from worker.stop import Stop
 
 
 def test_nothing_to_fetch_is_reported_once(rig):
@@ -37,7 +37,7 @@ class Terminal(io.StringIO):
 
 def test_on_a_terminal_there_is_a_bar_and_elsewhere_a_line_now_and_then(server, rig, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr("worker.download_progress.LOG_EVERY_S", 0.2)
+    monkeypatch.setattr("worker.downloads.progress.LOG_EVERY_S", 0.2)
     text, file = add(server, safetensors_bytes(MiB))
     file.bytes_per_s = 2 * MiB
     (done,) = rig.fetch(text)

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from worker.cancel import Stop, Stopped
 from worker.errors import Code, WorkerError
-from worker.input_links import InputLinks, is_public, peers_of
-from worker.retry import Retry
+from worker.inputs.links import InputLinks, is_public, peers_of
+from worker.net.retry import Retry
+from worker.stop import Stop, Stopped
 
 QUICK = Retry(tries=3, scale=0.001, connect_s=2.0, read_s=2.0)
 PRIVATE = [

@@ -16,8 +16,8 @@ from model_manager import ModelManager
 from tests.support.civitai_server import CivitaiServer
 from tests.support.model_rig import QUICK
 from tests.support.safetensors_files import safetensors_bytes
+from worker.downloads.source import ModelSites
 from worker.settings import Settings
-from worker.sites import ModelSites
 
 REPO = Path(__file__).resolve().parents[2]
 KILLS = int(os.environ.get("KILLS", "8"))

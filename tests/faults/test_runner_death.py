@@ -203,7 +203,7 @@ def test_a_prompt_that_500s_once_is_submitted_again(tmp_path):
 
 
 def test_a_slow_answer_to_prompt_is_waited_for_up_to_the_deadline(tmp_path, monkeypatch):
-    monkeypatch.setattr("worker.comfy_api.ANSWER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("worker.comfyui.api.ANSWER_TIMEOUT_S", 0.2)
     monkeypatch.setattr("comfy_runner.INTERRUPT_GRACE_S", 0.5)
 
     async def scenario(bench):

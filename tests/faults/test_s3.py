@@ -18,14 +18,14 @@ import pytest
 import requests
 
 from tests.support.s3_server import BUCKET, Canned, S3Server
-from worker.bucket import Body, Bucket
-from worker.cancel import Stop, Stopped
 from worker.errors import Code, WorkerError
-from worker.retry import Retry
-from worker.s3_address import Keys, bucket_address
-from worker.s3_sign import presigned
+from worker.net.connections import Peers
+from worker.net.retry import Retry
+from worker.s3.address import Keys, bucket_address
+from worker.s3.signature import presigned
+from worker.s3.upload import Body, Bucket
 from worker.settings import REPO_ROOT
-from worker.wire import Peers
+from worker.stop import Stop, Stopped
 
 QUICK = Retry(tries=4, scale=0.001, connect_s=10.0, read_s=20.0)
 BIG = (12 << 20) + 5
@@ -52,8 +52,8 @@ def failure(bucket: Bucket) -> WorkerError:
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
     """As small as S3 takes them, and the server here is slow."""
-    monkeypatch.setattr("worker.bucket.PART_BYTES", 5 << 20)
-    monkeypatch.setattr("worker.bucket.SINGLE_PUT_BYTES", 6 << 20)
+    monkeypatch.setattr("worker.s3.upload.PART_BYTES", 5 << 20)
+    monkeypatch.setattr("worker.s3.upload.SINGLE_PUT_BYTES", 6 << 20)
 
 
 @pytest.fixture(scope="module")
@@ -233,9 +233,9 @@ def test_a_large_upload_takes_no_memory(s3, tmp_path):
     script = """
 import sys
 from pathlib import Path
-from worker.bucket import Body, Bucket
-from worker.cancel import Stop
-from worker.s3_address import Keys, bucket_address
+from worker.s3.upload import Body, Bucket
+from worker.stop import Stop
+from worker.s3.address import Keys, bucket_address
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.support.prompts import image_prompt, node, sampler_prompt
 from tests.support.worker_bench import on_worker
-from worker.png_text import read_texts
+from worker.results.png_text import read_texts
 
 SIDE = 1800  # noise of this size is a PNG of 9.7 MB
 

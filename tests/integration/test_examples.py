@@ -10,10 +10,10 @@ from PIL import Image
 from tests.support.civitai_server import CivitaiServer
 from tests.support.safetensors_files import safetensors_bytes
 from tests.support.worker_bench import WorkerBench, on_worker
-from worker import hugging_face
-from worker.prompts import loader_classes
-from worker.repo_list import parse_repo_list
+from worker.models.prompt_names import loader_classes
 from worker.settings import REPO_ROOT
+from worker.sites import hugging_face
+from worker.sites.repo_list import parse_repo_list
 
 EXAMPLES = sorted((REPO_ROOT / "examples").glob("*.json"))
 

@@ -13,7 +13,7 @@ from tests.support.civitai_server import CivitaiServer
 from tests.support.prompts import image_prompt, node, sampler_prompt
 from tests.support.safetensors_files import safetensors_bytes
 from tests.support.worker_bench import WorkerBench, on_worker
-from worker.leases import Leases
+from worker.models.leases import Leases
 
 
 @pytest.fixture

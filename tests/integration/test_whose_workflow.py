@@ -11,7 +11,7 @@ import pytest
 from tests.support.live_worker import LiveWorker
 from tests.support.media_jobs import EVERY, REAL, job, only, texts
 from tests.support.runner_bench import node
-from worker.png_text import read_texts
+from worker.results.png_text import read_texts
 
 
 @pytest.mark.parametrize(("live", "kind"), EVERY, indirect=["live"])

@@ -13,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from client.answers import Report, phase_message, read_status
-from client.estimate import execution_order, learned, position, samplers
 from client.jobs import Job, Request
-from client.links import Link, LinkTrouble, may_be_read
-from client.prompt_prep import (
+from client.remote_sink import Refused, plain_name
+from client.results.link_download import Link, LinkTrouble, may_be_read
+from client.results.saver import ResultSaver
+from client.runpod.status import Report, phase_message, read_status
+from client.sending.estimate import execution_order, learned, position, samplers
+from client.sending.prompt import (
     PromptProblem,
     check_prompt,
     drop_local_nodes,
@@ -27,8 +29,6 @@ from client.prompt_prep import (
     without_secrets,
     workflow_of,
 )
-from client.remote_sink import Refused, plain_name
-from client.results import ResultSaver
 from tests.properties.strategies import JSON, TEXT, broken
 
 # --- what the endpoint says -----------------------------------------------------------------------------------------

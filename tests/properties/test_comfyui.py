@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.properties.strategies import JSON, TEXT, broken
-from worker.comfy_api import PREVIEW, ComfyApi
-from worker.endings import failure
+from worker.comfyui.api import PREVIEW, ComfyApi
+from worker.comfyui.history import cached_nodes, failure
+from worker.comfyui.progress import JobProgress
+from worker.comfyui.run import Run
+from worker.comfyui.validation_errors import lists_left_out, refusal
 from worker.errors import Code, WorkerError
-from worker.job_progress import JobProgress
-from worker.outputs import TEXT as TEXT_TYPE
-from worker.outputs import Names, cached_nodes, choose, outputs_of
-from worker.prompt_run import Run
-from worker.refusals import lists_left_out, refusal
+from worker.results.outputs import TEXT as TEXT_TYPE
+from worker.results.outputs import Names, choose, outputs_of
 
 # --- frames ---------------------------------------------------------------------------------------------------------
 

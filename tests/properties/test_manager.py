@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from model_manager import ModelManager
 from tests.support.model_bench import FakeSource, model_bytes, put, tree
 from worker.errors import Code, WorkerError
-from worker.manifest import MANIFEST_PATH
+from worker.models.manifest import MANIFEST_PATH
 from worker.settings import Settings
 
 VERSIONS = st.lists(st.integers(1, 6), max_size=3, unique=True)

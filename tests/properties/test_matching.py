@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.properties.strategies import JSON, TEXT, broken
 from worker.errors import Code, WorkerError
-from worker.prompts import NO_MODEL, Names, is_model_name, loose, match_models, model_names
+from worker.models.prompt_names import NO_MODEL, Names, is_model_name, loose, match_models, model_names
 
 FOLDERS = st.sampled_from(["", "", "sub/", "sub\\", "SUB/deep/", "x\\y/"])
 STEMS = st.sampled_from(["a", "A", "b", "ä", "a\u0308", "a b", "a (1)", "ß", "SS", "m.v2"])

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.properties.strategies import ANY_CHARACTER, TEXT
-from worker.names import MAX_NAME_BYTES, clean_name, extension, name_of_disposition, name_problem
-from worker.plan import collision_name
+from worker.models.plan import collision_name
+from worker.sites.file_names import MAX_NAME_BYTES, clean_name, extension, name_of_disposition, name_problem
 
 ENDINGS = st.sampled_from(["", ".safetensors", ".SAFETENSORS", ".ckpt", ".sft", ".tar.gz", ". ", "..", "/", "\\.."])
 STEMS = st.one_of(

@@ -8,13 +8,13 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker import plan
-from worker.inventory import Inventory
-from worker.manifest import Entry
-from worker.model_types import MANAGED_FOLDERS, ModelFile, RepoLine
-from worker.places import DiskFile, Place
-from worker.prompts import model_names
-from worker.prune import PRUNE_MAX_FILES, SPARE_BYTES, PrunePlan, PruneRules, plan_prune, room_first
+from worker.models import plan
+from worker.models.inventory import Inventory
+from worker.models.locations import DiskFile, Place
+from worker.models.manifest import Entry
+from worker.models.prompt_names import model_names
+from worker.models.prune_rules import PRUNE_MAX_FILES, SPARE_BYTES, PrunePlan, PruneRules, plan_prune, room_first
+from worker.sites.types import MANAGED_FOLDERS, ModelFile, RepoLine
 
 STARTED_NS = 2_000_000_000_000_000_000
 MB = 1 << 20

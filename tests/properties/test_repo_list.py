@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from tests.properties.strategies import ANY_CHARACTER, JSON
 from worker.errors import Code, WorkerError
-from worker.model_types import TYPE_FOLDERS
-from worker.redact import redact
-from worker.repo_list import key_url, parse_repo_list, read_civitai
+from worker.net.redact import redact
+from worker.sites.repo_list import key_url, parse_repo_list, read_civitai
+from worker.sites.types import TYPE_FOLDERS
 
 HOSTS = ("models.example", "127.0.0.1:8123")
 OURS = {"civitai.com", "huggingface.co", "models.example", "127.0.0.1"}

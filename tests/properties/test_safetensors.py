@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.properties.strategies import broken
-from worker.safetensors import SafetensorsError, check_safetensors, looks_like
+from worker.downloads.safetensors import SafetensorsError, check_safetensors, looks_like
 
 HEADER = {
     "__metadata__": {"format": "pt"},

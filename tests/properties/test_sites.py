@@ -10,17 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.properties.strategies import ANY_CHARACTER, JSON, TEXT, broken
-from worker import civitai, direct, hugging_face, plan
-from worker.cancel import Stop
 from worker.errors import Code, WorkerError
-from worker.fetching import Reached, Sites, _json_body, _next_hop
-from worker.inventory import Inventory
-from worker.manifest import Entry
-from worker.model_types import MANAGED_FOLDERS
-from worker.places import DiskFile
-from worker.repo_list import parse_repo_list
-from worker.retry import Retry
-from worker.site_answers import Answer, Refused, login_refusal, refusal, storage_refusal
+from worker.models import plan
+from worker.models.inventory import Inventory
+from worker.models.locations import DiskFile
+from worker.models.manifest import Entry
+from worker.net.answers import Answer
+from worker.net.retry import Retry
+from worker.sites import civitai, hugging_face
+from worker.sites import direct_link as direct
+from worker.sites.client import Reached, Sites, _json_body, _next_hop
+from worker.sites.refusals import Refused, login_refusal, refusal, storage_refusal
+from worker.sites.repo_list import parse_repo_list
+from worker.sites.types import MANAGED_FOLDERS
+from worker.stop import Stop
 
 HOSTS = ("models.example",)
 FILE = {

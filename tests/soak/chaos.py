@@ -35,7 +35,7 @@ def find_workers(family: Mapping[int, str]) -> list[WorkerProcesses]:
     comfyuis: dict[str, int] = {}
     for pid, command in family.items():
         worker = worker_of(pid)
-        if worker and "handler.py" in command and "guard.py" not in command:
+        if worker and "handler.py" in command and "reaper.py" not in command:
             handlers.setdefault(worker, pid)  # the SDK's ping process is a fork of it, and comes later
         elif worker and "main.py" in command:
             comfyuis[worker] = pid

@@ -28,8 +28,8 @@ KEPT = ("manifest.json", "lock")
 """All that a models folder holds beside models once no worker runs."""
 THERE_BEFORE = "checkpoints/tiny.safetensors"
 """Lies in the models folder before the first worker: baked in, so never pruned."""
-IS_THERE = re.compile(r"\| worker\.downloads \| (\S+\.safetensors) is there: ")
-IS_PRUNED = re.compile(r"\| worker\.pruner \| pruned \w+/(\S+\.safetensors) \(.*\): deleted$", re.MULTILINE)
+IS_THERE = re.compile(r"\| worker\.downloads\.pool \| (\S+\.safetensors) is there: ")
+IS_PRUNED = re.compile(r"\| worker\.models\.pruner \| pruned \w+/(\S+\.safetensors) \(.*\): deleted$", re.MULTILINE)
 
 Say = Callable[[float, Ledger], None]
 
@@ -209,7 +209,7 @@ class Soak:
 def named_family(endpoint: EndpointProcess) -> dict[int, str]:
     """The endpoint and all it started, each with a name that a reader knows."""
     found = {endpoint.process.pid: "endpoint"}
-    parts = {"guard.py": "guard", "handler.py": "handler", "main.py": "ComfyUI"}
+    parts = {"reaper.py": "reaper", "handler.py": "handler", "main.py": "ComfyUI"}
     for pid, command in endpoint.family().items():
         kind = next((name for part, name in parts.items() if part in command), "other")
         found[pid] = f"{worker_of(pid) or '-'} {kind}"

@@ -127,12 +127,12 @@ def test_a_download_too_many_is_a_violation():
 
 def test_downloads_and_deletions_are_read_from_the_workers_logs():
     log = (
-        "INFO    | - | worker.downloads | a.safetensors is there: 1.0 MB in 0.5 s (2.0 MB/s)\n"
-        "INFO    | - | worker.downloads | a.1007.safetensors is there: 1.0 MB in 0.5 s (2.0 MB/s)\n"
-        "INFO    | - | worker.adopt | b.safetensors is there already\n"
-        "INFO    | id | worker.pruner | pruned loras/a.1007.safetensors (1.0 MB): deleted\n"
-        "INFO    | id | worker.pruner | pruned loras/a.safetensors (1.0 MB): was already gone\n"
-        "INFO    | id | worker.pruner | pruned loras/b.safetensors (1.0 MB): stays: another worker came to use it\n"
+        "INFO    | - | worker.downloads.pool | a.safetensors is there: 1.0 MB in 0.5 s (2.0 MB/s)\n"
+        "INFO    | - | worker.downloads.pool | a.1007.safetensors is there: 1.0 MB in 0.5 s (2.0 MB/s)\n"
+        "INFO    | - | worker.models.recognise | b.safetensors is there already\n"
+        "INFO    | id | worker.models.pruner | pruned loras/a.1007.safetensors (1.0 MB): deleted\n"
+        "INFO    | id | worker.models.pruner | pruned loras/a.safetensors (1.0 MB): was already gone\n"
+        "INFO    | id | worker.models.pruner | pruned loras/b.safetensors (1.0 MB): stays: another worker uses it\n"
     )
     assert names_in(log, IS_THERE) == {"a.safetensors": 2}
     assert names_in(log, IS_PRUNED) == {"a.safetensors": 1}

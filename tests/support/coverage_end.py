@@ -1,4 +1,4 @@
-"""A pytest plugin for ``make coverage``: processes that a test would kill at its end are first asked to end.
+"""Let processes under ``make coverage`` write what they covered: before a test kills one, this plugin asks it to end.
 
 What a process has covered is written when it ends, and a killed one writes nothing. Only the tidying up after a test
 is changed; a test that kills a process to see what follows still does.

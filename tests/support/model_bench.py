@@ -11,9 +11,9 @@ from typing import Any
 
 from model_manager import ModelManager
 from tests.support.safetensors_files import safetensors_bytes
-from worker.cancel import Stop
 from worker.errors import Code, WorkerError
-from worker.model_types import Download, Downloaded, ModelFile, RepoLine
+from worker.sites.types import Download, Downloaded, ModelFile, RepoLine
+from worker.stop import Stop
 
 TOKEN = "t0ken-that-nobody-may-see"
 HOUR_NS = 3600 * 10**9

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worker.cancel import Stop
-from worker.model_types import Download, Downloaded, ModelFile, Report
-from worker.repo_list import parse_repo_list
-from worker.retry import Retry
+from worker.downloads.source import ModelSites
+from worker.net.retry import Retry
 from worker.settings import Settings
-from worker.sites import ModelSites
+from worker.sites.repo_list import parse_repo_list
+from worker.sites.types import Download, Downloaded, ModelFile, Report
+from worker.stop import Stop
 
 if TYPE_CHECKING:
     from tests.support.civitai_server import CivitaiServer

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from worker.convert import carried_texts
+from worker.results.convert import carried_texts
 
 _WITH_AV = """
 import av, json, sys

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from worker import authors
-from worker.authors import Authors, author_of, marked, perhaps_earlier
-from worker.outputs import TEXT, Output, OutputFile
+from worker.comfyui import cached_files as authors
+from worker.comfyui.cached_files import Authors, author_of, marked, perhaps_earlier
+from worker.results.outputs import TEXT, Output, OutputFile
 
 SAVE = {"class_type": "SaveVideo", "inputs": {"x": ["1", 0]}}
 PROMPT = {"1": {"class_type": "EmptyImage", "inputs": {}}, "7": SAVE, "8": SAVE, "9": SAVE}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from worker.bucket import Bucket
-from worker.retry import Again
-from worker.s3_address import Keys, bucket_address
-from worker.s3_answers import refused
+from worker.net.retry import Again
+from worker.s3.address import Keys, bucket_address
+from worker.s3.refusals import refused
+from worker.s3.upload import Bucket
 from worker.settings import Settings, SettingsError
 
 KEYS = Keys("AK", "SK")

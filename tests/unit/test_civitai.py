@@ -5,10 +5,10 @@ import pytest
 from tests.support.civitai_server import Canned, CivitaiServer
 from tests.support.model_rig import Rig
 from tests.support.safetensors_files import safetensors_bytes
-from worker.civitai_types import folder_of
 from worker.errors import Code, WorkerError
-from worker.fetching import Client
-from worker.model_types import ModelFile
+from worker.sites.civitai_folders import folder_of
+from worker.sites.client import Client
+from worker.sites.types import ModelFile
 
 DATA = safetensors_bytes(5000)
 
@@ -258,7 +258,7 @@ def test_a_404_is_asked_once_more_at_the_second_host_but_only_for_the_public_sit
 
     def json(self: Client, url: str, *_: object) -> dict[str, object]:
         asked.append(url)
-        from worker.site_answers import Refused
+        from worker.sites.refusals import Refused
 
         raise Refused(Code.MODEL_NOT_FOUND, "no such version", status=404)
 

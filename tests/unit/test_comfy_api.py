@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from aiohttp import web
 
-from worker.comfy_api import ComfyApi, NoAnswer
+from worker.comfyui.api import ComfyApi, NoAnswer
 
 ODD_FRAMES = ["[" * 50_000, "1" * 5000, "5", "{}", '{"data": {}}', '{"type": [], "data": {}}']
 ODD_FRAMES += ['{"type": "worker.preview", "data": {}}', b"", b"\x00\x00\x00\x04\xff\xff\xff\xff" + b"[" * 50_000]

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.runpod_platform import is_running
 from tests.support.waiting import wait_until
-from worker.comfy_process import ComfyProcess
+from worker.comfyui.process import ComfyProcess
 
 HERE = Path(__file__).parent
 
@@ -56,7 +56,7 @@ def test_one_that_cannot_start_says_so():
 
 @pytest.mark.parametrize("stubborn", [False, True])
 def test_stop_ends_the_whole_group_even_a_stubborn_one(stubborn, monkeypatch):
-    monkeypatch.setattr("worker.comfy_process.TERMINATE_GRACE_S", 1.0)
+    monkeypatch.setattr("worker.comfyui.process.TERMINATE_GRACE_S", 1.0)
     ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN);" if stubborn else ""
     code = (
         f"import signal, subprocess, sys, time;{ignore}"
@@ -75,7 +75,7 @@ def test_stop_ends_the_whole_group_even_a_stubborn_one(stubborn, monkeypatch):
 PARENT = """
 import sys, time
 from pathlib import Path
-from worker.comfy_process import ComfyProcess
+from worker.comfyui.process import ComfyProcess
 process = ComfyProcess([sys.executable, "-c", "import time; time.sleep(60)"], Path("."), lambda _: None)
 print(process.pid, flush=True)
 time.sleep(60)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
-from worker.convert import LeftAlone, convert, even_chunks
+from worker.results.convert import LeftAlone, convert, even_chunks
 
 TEXTS = {"prompt": json.dumps({"1": {"inputs": {"text": "ü"}}}), "workflow": json.dumps({"nodes": [1]})}
 

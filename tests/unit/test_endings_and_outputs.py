@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from worker.endings import failure
+from worker.comfyui.history import cached_nodes, failure
 from worker.errors import Code, WorkerError
-from worker.media import media_type
-from worker.outputs import Names, Output, cached_nodes, check_answer, choose, official_answer, outputs_of
+from worker.results.media_types import media_type
+from worker.results.outputs import Names, Output, check_answer, choose, official_answer, outputs_of
 
 RECORDINGS = Path(__file__).parents[1] / "protocol" / "recordings"
 PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 20

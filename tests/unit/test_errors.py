@@ -9,7 +9,7 @@ import pytest
 from worker.errors import Code, WorkerError
 from worker.settings import REPO_ROOT
 
-SOURCES = [*REPO_ROOT.glob("*.py"), *(REPO_ROOT / "worker").glob("*.py")]
+SOURCES = [*REPO_ROOT.glob("*.py"), *(REPO_ROOT / "worker").rglob("*.py")]
 
 
 @pytest.mark.parametrize("code", list(Code))

@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from worker.freed_memory import give_back_large_blocks
+from worker.memory import give_back_large_blocks
 
 PROGRAM = """
 import threading
 from pathlib import Path
-from worker.freed_memory import give_back_large_blocks
+from worker.memory import give_back_large_blocks
 
 def resident_mb():
     return int(next(line for line in Path("/proc/self/status").open() if line.startswith("VmRSS")).split()[1]) >> 10

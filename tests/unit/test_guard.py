@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-GUARD = Path(__file__).resolve().parents[2] / "endpoint" / "guard.py"
+GUARD = Path(__file__).resolve().parents[2] / "endpoint" / "reaper.py"
 LEAVES_ONE = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid, flush=True)"
 
 

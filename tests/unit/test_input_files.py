@@ -6,11 +6,12 @@ import os
 
 import pytest
 
-from worker.cancel import Stop
 from worker.errors import WorkerError
-from worker.input_files import STORE, InputFiles, InputFolder, input_folder, rename_inputs
+from worker.inputs.files import InputFiles, input_folder, rename_inputs
+from worker.inputs.folder import STORE, InputFolder
 from worker.job import InputFile
 from worker.settings import SIMULATOR_PATH, Settings
+from worker.stop import Stop
 
 
 @pytest.fixture

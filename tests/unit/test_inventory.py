@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.model_bench import HOUR_NS, put
-from worker import inventory as module
-from worker.inventory import ModelFolders
-from worker.manifest import ABANDONED_S, MANIFEST_PATH, Entry
-from worker.places import Place
-from worker.prune import Outcome, delete
+from worker.models import inventory as module
+from worker.models.inventory import ModelFolders
+from worker.models.locations import Place
+from worker.models.manifest import ABANDONED_S, MANIFEST_PATH, Entry
+from worker.models.prune_rules import Outcome, delete
 
 
 def settle(root):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from worker.job_progress import PREVIEW_LIMIT_BYTES, THUMBNAILS_LIMIT_CHARS, JobProgress
-from worker.model_types import FileProgress
+from worker.comfyui.progress import PREVIEW_LIMIT_BYTES, THUMBNAILS_LIMIT_CHARS, JobProgress
+from worker.sites.types import FileProgress
 
 RECORDING = Path(__file__).parents[1] / "protocol" / "recordings" / "sampler_with_previews.json"
 

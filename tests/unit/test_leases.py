@@ -12,14 +12,15 @@ import pytest
 
 from model_manager import ModelManager
 from tests.support.model_bench import FakeSource, lora, named, tree
-from worker import bringing, root_lock
-from worker.cancel import Stop, Stopped
 from worker.errors import WorkerError
-from worker.leases import LEASES_PATH, Leases
-from worker.places import Place
+from worker.models import fetch as bringing
+from worker.models import folder_lock as root_lock
+from worker.models.folder_lock import LOCK_PATH
+from worker.models.leases import LEASES_PATH, Leases
+from worker.models.locations import Place
 from worker.process_id import process_id
-from worker.root_lock import LOCK_PATH
 from worker.settings import Settings
+from worker.stop import Stop, Stopped
 
 FILE = Place("loras", "m1.safetensors")
 
@@ -232,7 +233,7 @@ def test_a_folder_that_cannot_be_written_is_a_warning_and_no_end(worker, source,
     one = worker()
     one.prepare(source.list(1), {})
     one.let_go()
-    monkeypatch.setattr("worker.leases.root_lock", refused)
+    monkeypatch.setattr("worker.models.leases.root_lock", refused)
     with caplog.at_level(logging.WARNING):
         assert len(one.prepare(source.list(1), {}).ready) == 1
     assert "cannot be told which models are in use" in caplog.text

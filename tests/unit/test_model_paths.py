@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from worker.model_paths import extra_model_paths
-from worker.model_types import MANAGED_FOLDERS
+from worker.comfyui.extra_model_paths import extra_model_paths
+from worker.sites.types import MANAGED_FOLDERS
 
 
 @pytest.mark.parametrize("folder", [*MANAGED_FOLDERS, "model_patches", "style_models"])

@@ -3,7 +3,14 @@ from __future__ import annotations
 import pytest
 
 from worker.errors import Code
-from worker.names import MAX_NAME_BYTES, clean_name, extension, extension_problem, name_of_disposition, name_problem
+from worker.sites.file_names import (
+    MAX_NAME_BYTES,
+    clean_name,
+    extension,
+    extension_problem,
+    name_of_disposition,
+    name_problem,
+)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from tests.support.civitai_files import Canned
 from tests.support.civitai_server import CivitaiServer
 from tests.support.model_rig import Rig
 from tests.support.safetensors_files import safetensors_bytes
-from worker.direct import size_of
-from worker.site_answers import Answer, refusal
+from worker.net.answers import Answer
+from worker.sites.direct_link import size_of
+from worker.sites.refusals import refusal
 
 NOT_SIZES = ["\u00b2", "9" * 5000, "-1", "1e3", ""]
 

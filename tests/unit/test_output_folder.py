@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from worker.output_folder import PREFIX, OutputFolder
-from worker.outputs import Output
+from worker.comfyui.output_folder import PREFIX, OutputFolder
+from worker.results.outputs import Output
 
 
 @pytest.fixture

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from worker import plan, prune
-from worker.inventory import Inventory
-from worker.manifest import Entry
-from worker.model_types import ModelFile, RepoLine
-from worker.names import MAX_NAME_BYTES
-from worker.places import DiskFile, Place
-from worker.plan import Want
-from worker.prompts import Mentions, model_names
-from worker.prune import PrunePlan, PruneRules
+from worker.models import plan
+from worker.models import prune_rules as prune
+from worker.models.inventory import Inventory
+from worker.models.locations import DiskFile, Place
+from worker.models.manifest import Entry
+from worker.models.plan import Want
+from worker.models.prompt_names import Mentions, model_names
+from worker.models.prune_rules import PrunePlan, PruneRules
+from worker.sites.file_names import MAX_NAME_BYTES
+from worker.sites.types import ModelFile, RepoLine
 
 NOW_NS = 2_000_000_000_000_000_000
 OLD_NS = NOW_NS - 3600 * 10**9

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from worker.png_text import NotPng, read_texts, replace_texts, stale_texts
+from worker.results.png_text import NotPng, read_texts, replace_texts, stale_texts
 
 PROMPT = {"1": {"class_type": "EmptyImage", "inputs": {}}}
 

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import pytest
 
-from worker import progress_sender
-from worker.progress_sender import ProgressSender
+from worker.runpod_sdk import progress_sender
+from worker.runpod_sdk.progress_sender import ProgressSender
 
 
 class Bar:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from worker.outputs import cached_nodes
-from worker.prompt_run import Run
+from worker.comfyui.history import cached_nodes
+from worker.comfyui.run import Run
 
 
 def run_that_heard(*events: tuple[str, dict[str, Any]]) -> Run:

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from worker.errors import Code, WorkerError
-from worker.prompts import Mentions, Names, loose, match_models, model_names, nearest
+from worker.models.prompt_names import Mentions, Names, loose, match_models, model_names, nearest
 
 
 def node(class_type, **inputs):

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from worker import readahead
-from worker.readahead import LEAVE_BYTES, ReadAhead, choose, free_memory
+from worker.models import page_cache as readahead
+from worker.models.page_cache import LEAVE_BYTES, ReadAhead, choose, free_memory
 
 MB = 1 << 20
 

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from worker.redact import RedactingFilter, plain, redact, redact_url
+from worker.net.redact import RedactingFilter, plain, redact, redact_url
 
 SECRET = "5ecr3t-value_0123456789"
 

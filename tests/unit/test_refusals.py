@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from worker.comfyui.validation_errors import lists_left_out, refusal
 from worker.errors import Code
-from worker.refusals import lists_left_out, refusal
 
 RECORDINGS = Path(__file__).parents[1] / "protocol" / "recordings"
 

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import ClientResponseError
 
 from worker.errors import Code
-from worker.refused_answers import LARGE_BYTES, refused, tell_of_refused_answers
+from worker.runpod_sdk.refused_results import LARGE_BYTES, refused, tell_of_refused_answers
 
 
 def posts_after(status: int, body: object) -> list:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from worker.errors import Code, WorkerError
-from worker.model_types import TYPE_FOLDERS, RepoLine
-from worker.repo_list import MAX_LINES, key_url, line_error, parse_repo_list, read_civitai
+from worker.sites.repo_list import MAX_LINES, key_url, line_error, parse_repo_list, read_civitai
+from worker.sites.types import TYPE_FOLDERS, RepoLine
 
 VERSION = "https://civitai.com/api/download/models/128713"
 
@@ -31,7 +31,7 @@ def test_the_short_way_of_the_usual_line_says_what_the_long_way_says(monkeypatch
             return str(error), error.details
 
     short = read()
-    monkeypatch.setattr("worker.repo_list._simple_line", lambda number, text: None)
+    monkeypatch.setattr("worker.sites.repo_list._simple_line", lambda number, text: None)
     assert read() == short
 
 

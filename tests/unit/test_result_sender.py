@@ -13,10 +13,10 @@ import pytest
 from aiohttp import ClientSession, web
 from runpod.serverless.modules import rp_http
 
-from worker.cancel import Stop
-from worker.delivery import Delivery, Source, Wish
-from worker.outputs import Output, OutputFile
-from worker.result_sender import LARGE_CHARS, in_pieces, send_in_pieces, unprinted
+from worker.results.delivery import Delivery, Source, Wish
+from worker.results.outputs import Output, OutputFile
+from worker.runpod_sdk.streamed_results import LARGE_CHARS, in_pieces, send_in_pieces, unprinted
+from worker.stop import Stop
 
 LARGE = base64.b64encode(os.urandom(LARGE_CHARS)).decode()
 ANSWERS = {

@@ -5,7 +5,7 @@ import struct
 import pytest
 
 from tests.support.safetensors_files import header_only, safetensors_bytes
-from worker.safetensors import SafetensorsError, check_safetensors, looks_like
+from worker.downloads.safetensors import SafetensorsError, check_safetensors, looks_like
 
 TENSOR = {"dtype": "F16", "shape": [2, 2], "data_offsets": [0, 8]}
 

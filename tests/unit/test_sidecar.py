@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.support.prompts import node, sampler_prompt
-from worker.sidecar import Origin, metadata, parameters, png_size, recipe
+from worker.results.metadata import Origin, metadata, parameters, png_size, recipe
 
 SHA = "ab" * 32
 MODELS = [

@@ -9,11 +9,11 @@ import os
 import pytest
 from PIL import Image
 
-from worker import thumbnails
-from worker.comfy_api import NoAnswer
-from worker.job_progress import PREVIEW_LIMIT_BYTES, JobProgress
-from worker.outputs import Output, OutputFile
-from worker.thumbnails import MOST_OF_A_PROMPT, SIDE, Thumbnails, thumbnail
+from worker.comfyui import thumbnails
+from worker.comfyui.api import NoAnswer
+from worker.comfyui.progress import PREVIEW_LIMIT_BYTES, JobProgress
+from worker.comfyui.thumbnails import MOST_OF_A_PROMPT, SIDE, Thumbnails, thumbnail
+from worker.results.outputs import Output, OutputFile
 
 
 def image_file(image: Image.Image, kind: str = "PNG") -> OutputFile:

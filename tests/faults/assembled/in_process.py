@@ -13,8 +13,8 @@ from model_manager import ModelManager
 from tests.faults.assembled.subject import Answer, Subject
 from tests.support.model_rig import QUICK
 from tests.support.worker_bench import WorkerBench
+from worker.downloads.source import ModelSites
 from worker.settings import NETWORK_VOLUME
-from worker.sites import ModelSites
 
 ANSWER_S = 100
 

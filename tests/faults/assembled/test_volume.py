@@ -12,7 +12,7 @@ from tests.faults.assembled.on_platform import OnPlatform
 from tests.support.prompts import image_prompt, sampler_prompt
 from tests.support.safetensors_files import safetensors_bytes
 from tests.support.waiting import wait_until
-from worker.places import Place
+from worker.models.locations import Place
 
 fault = pytest.mark.fault
 LONG_AGO_S = 7 * 24 * 3600

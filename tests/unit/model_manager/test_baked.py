@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.model_bench import named, put, tree
-from worker.manifest import MANIFEST_PATH
+from worker.models.manifest import MANIFEST_PATH
 
 
 def test_what_was_baked_into_the_image_is_never_pruned(manager, source, root):
@@ -28,7 +28,7 @@ def test_models_that_a_worker_brought_while_the_image_was_built_are_baked(manage
     """An image may be filled with ``ensure``: its manifest then lists them as downloaded, but on another host."""
     source.add(1)
     source.add(2)
-    monkeypatch.setattr("worker.plan.THIS_HOST", "buildkitsandbox")
+    monkeypatch.setattr("worker.models.plan.THIS_HOST", "buildkitsandbox")
     manager().prepare(source.list(1), {})
     monkeypatch.undo()
     assert manager().prepare(source.list(2), {}).pruned == []

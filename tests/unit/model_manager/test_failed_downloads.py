@@ -3,8 +3,8 @@
 import pytest
 
 from tests.support.model_bench import named, tree
-from worker.cancel import Stop, Stopped
 from worker.errors import WorkerError
+from worker.stop import Stop, Stopped
 
 
 def test_a_line_that_cannot_be_read_prunes_nothing(stocked, source, root):

@@ -138,6 +138,6 @@ def test_a_file_that_cannot_be_deleted_is_a_warning(stocked, source, root, monke
     def refused(root, file):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("worker.pruner.delete", refused)
+    monkeypatch.setattr("worker.models.pruner.delete", refused)
     result = stocked().prepare(source.list(2), {})
     assert result.warnings == ["loras/m1.safetensors could not be pruned: Permission denied"]

@@ -1,7 +1,7 @@
 """Files that were there before, or whose manifest is lost: which are taken for a listed model, and which not."""
 
 from tests.support.model_bench import named, put
-from worker.manifest import MANIFEST_PATH
+from worker.models.manifest import MANIFEST_PATH
 
 
 def test_a_lost_manifest_is_rebuilt_without_fetching(manager, source, root):

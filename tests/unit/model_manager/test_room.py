@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.model_bench import model_bytes, named, tree, unhurried
-from worker import prune
 from worker.errors import Code, WorkerError
+from worker.models import prune_rules as prune
 
 
 def disk_of(root, capacity):
@@ -63,7 +63,7 @@ def test_only_what_is_missing_needs_room(manager, source, root):
 
 
 def test_bytes_that_do_not_come_free_end_in_disk_full(stocked, source, root, monkeypatch):
-    monkeypatch.setattr("worker.pruner.ROOM_WAIT_S", 0.0)
+    monkeypatch.setattr("worker.models.pruner.ROOM_WAIT_S", 0.0)
     source.add(3, data=model_bytes(3, 5000))
     monkeypatch.setattr(prune, "SPARE_BYTES", 0)
     worker = stocked()

@@ -5,9 +5,9 @@ import threading
 import pytest
 
 from tests.support.model_bench import model_bytes, named, put, tree, unhurried
-from worker.cancel import Stop, Stopped
-from worker.downloads import taken_error
+from worker.downloads.pool import taken_error
 from worker.errors import WorkerError
+from worker.stop import Stop, Stopped
 
 
 def test_a_shared_volume_is_never_pruned_unless_named(stocked, source, root):

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.model_bench import TOKEN, put, tree
 from worker.errors import WorkerError
-from worker.manifest import MANIFEST_PATH
+from worker.models.manifest import MANIFEST_PATH
 
 
 def test_no_token_in_manifest_log_report_or_error(manager, source, root, caplog):
@@ -35,7 +35,7 @@ def test_uses_are_written_down_but_not_for_every_job(manager, source, root, monk
     before = (root / MANIFEST_PATH).stat().st_mtime_ns
     worker.prepare(source.list(1), {})
     assert (root / MANIFEST_PATH).stat().st_mtime_ns == before
-    monkeypatch.setattr("worker.pruner.USES_EVERY_S", -1.0)
+    monkeypatch.setattr("worker.models.pruner.USES_EVERY_S", -1.0)
     worker.prepare(source.list(1), {})
     assert (root / MANIFEST_PATH).stat().st_mtime_ns != before
 

@@ -1,0 +1,1 @@
+"""What Remote Config saves: endpoint, key, options and bucket."""

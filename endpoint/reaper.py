@@ -1,0 +1,87 @@
+"""Stands between the endpoint and one worker, so that nothing of the worker outlives either.
+
+A script of its own without imports from here: it runs for as long as the worker does, in a few megabytes.
+It ends the worker and all that the worker started when the endpoint ends, however that ends (its end of the pipe on
+standard input closes), and cleans up after a worker that was killed: the SDK's ping process would go on for ever.
+
+    python reaper.py COMMAND...
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+
+
+def main(argv: list[str]) -> int:
+    """Run a command until it ends or the endpoint does; its exit status, 128 + n when signal n ended it."""
+    adopt_orphans()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The main thread forks and waits: the kernel ends the child when the thread that forked it ends (pdeathsig).
+    child = subprocess.Popen(tied_to_this_process(argv), stdin=subprocess.DEVNULL)
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    threading.Thread(target=kill_when_endpoint_ends, args=(child,), daemon=True).start()
+    status = child.wait()
+    kill_descendants()
+    return status if status >= 0 else 128 - status
+
+
+def adopt_orphans() -> None:
+    """Become the parent of what the worker leaves behind (Linux), so that it can be found."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def tied_to_this_process(argv: list[str]) -> list[str]:
+    """The command under ``setpriv --pdeathsig`` (util-linux), so that a guard killed with -9 takes its worker along.
+
+    The shell looks whether the guard lived until the tie was made, and becomes the command only then.
+    """
+    setpriv = shutil.which("setpriv")
+    if not setpriv:
+        return argv
+    return [setpriv, "--pdeathsig", "KILL", "--", "sh", "-c", 'test $PPID = $0 && exec "$@"', str(os.getpid()), *argv]
+
+
+def kill_when_endpoint_ends(child: subprocess.Popen[bytes]) -> None:
+    """Wait for the end of standard input; the main thread does the rest."""
+    with contextlib.suppress(OSError):
+        while os.read(0, 64):
+            pass
+    child.kill()
+
+
+def kill_descendants() -> None:
+    """End everything below this process; what is killed hands its own children up, so look until there is nothing."""
+    while left := list(descendants(os.getpid())):
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        time.sleep(0.01)
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """The process ids below one."""
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        with contextlib.suppress(OSError):
+            for child in (task / "children").read_text().split():
+                yield int(child)
+                yield from descendants(int(child))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Bytes to disk: parallel, verified downloads that appear atomically or not at all."""

@@ -1,0 +1,233 @@
+"""Input files from addresses that a caller chose: fetched without letting the caller reach what only we can.
+
+Every hop of a redirect is https, is resolved and looked at before it is asked, and the connected socket is looked at
+again before a word is said, so that a name whose address changes in between gains nothing. What the operator's
+PRIVATE_HOSTS names may be anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import ipaddress
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import urljoin, urlsplit
+
+import requests
+
+from worker.errors import Code, WorkerError
+from worker.net.answers import Answer
+from worker.net.connections import NETWORK_ERRORS, BlockedAddress, Ended, Peers, Sockets, allows, new_session
+from worker.net.hosts import is_named, port_of
+from worker.net.redact import redact_url
+from worker.net.retry import Again, Budget, Retry
+from worker.stop import Stop, Stopped
+
+MAX_HOPS = 5
+PIECE_BYTES = 1 << 18
+POLL_S = 0.1
+RETRY = Retry(tries=3, longest_s=5.0, rate_tries=3)
+_NEVER_V4 = ipaddress.IPv4Network("192.0.0.0/24")  # not all of it is private to every Python version
+_PUBLIC_V6 = (ipaddress.IPv6Network("2000::/3"), ipaddress.IPv6Network("64:ff9b::/96"))
+
+
+class _Failed(Exception):  # noqa: N818 - an error, unless another try helps
+    def __init__(
+        self, code: Code, problem: str, again: Again = Again.NEVER, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(problem)
+        self.code, self.problem, self.again, self.retry_after_s = code, problem, again, retry_after_s
+
+
+def is_public(address: str) -> bool:
+    """Whether an address in digits is one that anybody on the internet can reach."""
+    address = address.partition("%")[0]
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    if (
+        isinstance(found, ipaddress.IPv6Address)
+        and not found.ipv4_mapped
+        and not any(found in net for net in _PUBLIC_V6)
+    ):
+        return False
+    return found not in _NEVER_V4 and allows(Peers.PUBLIC, address)
+
+
+def peers_of(url: str, private_hosts: tuple[str, ...]) -> Peers:
+    """Whom a connection to ``url`` may reach. Looks the name up, which blocks.
+
+    Raises:
+        ValueError: it must not be asked; the text says why.
+        OSError: the name is not known.
+    """
+    parts = urlsplit(url)
+    port = port_of(parts)
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("has a user name in it")
+    if not parts.hostname:
+        raise ValueError("has no host")
+    if is_named(private_hosts, parts):
+        return Peers.ANY
+    if parts.scheme != "https":
+        raise ValueError(f"is {parts.scheme or 'no'}://, and only https is fetched")
+    for *_, found in socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM):
+        if not is_public(str(found[0])):
+            raise ValueError(f"leads to {found[0]}, which is not a public address")
+    return Peers.PUBLIC
+
+
+class InputLinks:
+    """Fetches one job's links, one after the other. Use as a context manager.
+
+    Args:
+        private_hosts: hosts that need not be public.
+        stop: ends it at any moment.
+        retry: timeouts and delays.
+    """
+
+    def __init__(self, private_hosts: tuple[str, ...], stop: Stop, retry: Retry = RETRY) -> None:
+        self._private_hosts, self._stop, self._retry = private_hosts, stop, retry
+        self._sockets = Sockets()
+        self._sessions: dict[Peers, requests.Session] = {}
+        self._over = threading.Event()
+        self._watcher: threading.Thread | None = None
+
+    def __enter__(self) -> InputLinks:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._over.set()
+        for session in self._sessions.values():
+            session.close()
+
+    def fetch(self, url: str, field: str, part: Path, limit_bytes: int) -> str:
+        """Fetch a link into a file; the bytes' SHA-256.
+
+        Raises:
+            WorkerError: INVALID_INPUT, the link must not be asked or has too much; DOWNLOAD_FAILED; TIMEOUT.
+            Stopped: the job was cancelled.
+        """
+        if self._watcher is None:
+            self._watcher = threading.Thread(target=self._watch, name="input-links", daemon=True)
+            self._watcher.start()
+        budget = Budget(self._retry)
+        while True:
+            try:
+                return self._fetch_once(url, part, limit_bytes)
+            except _Failed as error:
+                failed = error
+            self._check()
+            delay = budget.delay_s(failed.again, failed.retry_after_s)
+            if delay is None:
+                raise WorkerError(
+                    failed.code, f"`{field}` {redact_url(url)!r} {failed.problem}", details={"field": field}
+                )
+            self._stop.sleep(delay)
+
+    def _watch(self) -> None:
+        """End the connections when the job ends: a read would hold its thread for half a minute."""
+        while not self._over.wait(POLL_S):
+            if self._stop.is_set() or self._stop.remaining_s() <= 0:
+                self._sockets.end()
+                return
+
+    def _check(self) -> None:
+        if self._stop.is_set():
+            raise Stopped
+        if self._stop.remaining_s() <= 0:
+            raise WorkerError(Code.TIMEOUT, "the job's time was over while its input files were being fetched")
+
+    def _fetch_once(self, url: str, part: Path, limit_bytes: int) -> str:
+        self._check()
+        try:
+            with self._follow(url) as response:
+                return self._save(response, part, limit_bytes)
+        except BlockedAddress as error:
+            problem = str(error).replace("the link leads", "leads")
+            raise _Failed(Code.INVALID_INPUT, problem) from None
+        except Ended:
+            self._check()
+            raise
+        except NETWORK_ERRORS as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise _Failed(Code.DOWNLOAD_FAILED, "has a TLS certificate that cannot be verified") from None
+            raise _Failed(
+                Code.DOWNLOAD_FAILED, f"could not be fetched ({type(error).__name__})", Again.SERVER
+            ) from None
+
+    @contextlib.contextmanager
+    def _follow(self, url: str) -> Iterator[requests.Response]:
+        """The answer at the end of the redirects."""
+        for hop in range(MAX_HOPS + 1):
+            response = self._ask(url, redirected=hop > 0)
+            location = response.headers.get("Location")
+            if response.status_code in (301, 302, 303, 307, 308) and location:
+                response.close()
+                url = urljoin(url, location)
+                continue
+            with response:
+                yield response
+            return
+        raise _Failed(Code.DOWNLOAD_FAILED, f"redirects more than {MAX_HOPS} times")
+
+    def _ask(self, url: str, redirected: bool) -> requests.Response:
+        try:
+            peers = peers_of(url, self._private_hosts)
+        except ValueError as error:
+            problem = f"redirects to {redact_url(url)!r}, which {error}" if redirected else str(error)
+            raise _Failed(Code.INVALID_INPUT, problem) from None
+        except OSError:
+            raise _Failed(Code.DOWNLOAD_FAILED, "has a host name that is not known", Again.SERVER) from None
+        session = self._sessions.setdefault(peers, new_session(peers, self._sockets))
+        timeout = (self._retry.connect_s, self._retry.read_s)
+        try:
+            return session.get(url, stream=True, allow_redirects=False, timeout=timeout)
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError):
+            raise _Failed(Code.INVALID_INPUT, "leads to an address that cannot be read") from None
+
+    def _save(self, response: requests.Response, part: Path, limit_bytes: int) -> str:
+        _check_answer(response, limit_bytes)
+        digest, size = hashlib.sha256(), 0
+        with part.open("wb") as file:
+            for piece in response.iter_content(PIECE_BYTES):
+                self._check()
+                size += len(piece)
+                if size > limit_bytes:
+                    raise _Failed(Code.INVALID_INPUT, _too_large(limit_bytes))
+                digest.update(piece)
+                _write(file, piece)
+        return digest.hexdigest()
+
+
+def _write(file: BinaryIO, piece: bytes) -> None:
+    try:
+        file.write(piece)
+    except OSError as error:  # told apart from the network's
+        raise WorkerError(Code.DISK_FULL, f"an input file could not be written ({error.strerror})") from error
+
+
+def _check_answer(response: requests.Response, limit_bytes: int) -> None:
+    """Pass when the answer's body is a file that may come."""
+    status = response.status_code
+    answer = Answer(status, response.headers)
+    if status != 200:
+        passing = status >= 500 or status in (408, 429)
+        again = Again.RATE if status == 429 else Again.SERVER if passing else Again.NEVER
+        raise _Failed(Code.DOWNLOAD_FAILED, f"was answered with {status}", again, answer.retry_after_s)
+    if answer.content_type in ("text/html", "application/xhtml+xml"):
+        raise _Failed(Code.DOWNLOAD_FAILED, "was answered with a web page, not a file")
+    if response.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
+        raise _Failed(Code.DOWNLOAD_FAILED, "was answered compressed, though asked not to be")
+    length = response.headers.get("Content-Length", "")
+    if length.isdigit() and int(length) > limit_bytes:
+        raise _Failed(Code.INVALID_INPUT, f"has {int(length) / 1e6:.1f} MB; {_too_large(limit_bytes)}")
+
+
+def _too_large(limit_bytes: int) -> str:
+    return f"is more than the {limit_bytes / 1e6:g} MB that are left of this worker's INPUT_LIMIT_MB"

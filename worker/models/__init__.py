@@ -1,0 +1,1 @@
+"""The models folder: what is there, what a job needs, what may be deleted."""

@@ -1,0 +1,78 @@
+"""One job's models: what the job was given, what was done for it so far, and the report made of that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from worker.models.locations import DiskFile, Place
+from worker.models.manifest import Entry
+from worker.models.prompt_names import Mentions, Names
+from worker.sites.types import RepoLine, Report
+from worker.stop import Stop
+
+Facts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """What :meth:`model_manager.ModelManager.prepare` did, for the answer, and what the prompt's names mean now."""
+
+    ready: list[Facts] = field(default_factory=list)
+    """Listed models that were there: ``name``, ``folder``, ``bytes``, ``identity``, ``sha256`` where it is known."""
+    downloaded: list[Facts] = field(default_factory=list)
+    pruned: list[Facts] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    names: Names = field(default_factory=Names)
+    """For :func:`worker.models.prompt_names.match_models`."""
+
+    def answer(self) -> dict[str, list[Facts]]:
+        """The ``models`` of the job's answer."""
+        return {"ready": self.ready, "downloaded": self.downloaded, "pruned": self.pruned}
+
+
+@dataclass
+class ModelJob:
+    """One call of ``prepare``: what it was given, and what has been done for it so far."""
+
+    lines: Sequence[RepoLine]
+    mentions: Mentions
+    prune: bool
+    stop: Stop
+    report: Report
+    alone: Callable[[], bool]
+    started_ns: int
+    read_ahead: bool
+    downloaded: dict[Place, Entry] = field(default_factory=dict)
+    pruned: list[Facts] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    deleted: set[Place] = field(default_factory=set)
+    taken: set[Place] = field(default_factory=set)
+    """Names that other workers' files took while this job's were fetched."""
+    released: bool = False
+    contested: int = 0
+    """Rounds that ended with one of its files gone, or its name taken."""
+
+    def result(self, listed: Iterable[Entry], names: Names) -> ModelReport:
+        """The report of the job, whose listed models are there now."""
+        return ModelReport(
+            ready=[listed_facts(entry) for entry in listed if entry.place not in self.downloaded],
+            downloaded=[listed_facts(entry) for entry in self.downloaded.values()],
+            pruned=self.pruned,
+            warnings=self.warnings,
+            names=names,
+        )
+
+
+def file_facts(file: DiskFile, entry: Entry | None) -> Facts:
+    """A file on disk as answers show it."""
+    facts = {"name": file.place.name, "folder": file.place.folder, "bytes": file.size}
+    return {**facts, "identity": entry.identity} if entry else facts
+
+
+def listed_facts(entry: Entry) -> Facts:
+    """A listed model as answers show it."""
+    place = entry.place
+    facts = {"name": place.name, "folder": place.folder, "bytes": entry.size, "identity": entry.identity}
+    return {**facts, "sha256": entry.sha256} if entry.sha256 else facts

@@ -1,0 +1,222 @@
+"""What model files are on disk, together with what the manifest knows of them.
+
+Owns the scan of the managed folders and the immutable :class:`Inventory` made of it and the manifest
+(``manifest.py``). Decides nothing about what to fetch or delete (``plan.py``) and deletes nothing (``prune.py``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import stat
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from worker.models.folder_lock import root_lock
+from worker.models.locations import READ_ALSO, DiskFile, Fingerprint, Place
+from worker.models.manifest import MANIFEST_PATH, Changes, Entry, Manifest
+from worker.models.prompt_names import Mentions
+from worker.sites.types import MANAGED_FOLDERS, MODEL_EXTENSIONS
+
+log = logging.getLogger(__name__)
+
+SETTLED_NS = 2_000_000_000
+"""A folder that changed less than this before it was read may change again within the same clock tick, unseen."""
+MAX_DEPTH = 12
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """One consistent look at the models root: files, and those facts about them that still hold."""
+
+    files: Mapping[Place, DiskFile] = field(default_factory=dict)
+    entries: Mapping[Place, Entry] = field(default_factory=dict)
+    """Only entries that match their file."""
+    pending: Mapping[Place, Entry] = field(default_factory=dict)
+    """Downloads that some worker began; their files may be there by now, or never come."""
+    occupied: frozenset[tuple[str, str]] = frozenset()
+    """(folder, case-folded name) of everything directly in a folder, be it a file, a folder or a broken link."""
+
+    @cached_property
+    def by_key(self) -> Mapping[str, Entry]:
+        """Request key -> the entry that answers it."""
+        return {key: entry for entry in self.entries.values() for key in entry.keys}
+
+    @cached_property
+    def by_identity(self) -> Mapping[tuple[str, str], Entry]:
+        """(identity, folder) -> its entry."""
+        return {(entry.identity, entry.place.folder): entry for entry in self.entries.values()}
+
+    @cached_property
+    def aliases(self) -> Mapping[str, Mapping[str, tuple[str, ...]]]:
+        """Folder -> file name as ComfyUI lists it -> other names of the file, for those that have any."""
+        found: dict[str, dict[str, tuple[str, ...]]] = {}
+        for place, entry in self.entries.items():
+            if entry.aliases or entry.canonical != place.name:
+                found.setdefault(place.folder, {})[place.name] = (*entry.aliases, entry.canonical)
+        return found
+
+    @cached_property
+    def by_basename(self) -> Mapping[tuple[str, str], list[DiskFile]]:
+        """(folder, basename) -> the files of that name, in whatever subfolder."""
+        found: dict[tuple[str, str], list[DiskFile]] = {}
+        for file in self.files.values():
+            found.setdefault((file.place.folder, file.place.basename), []).append(file)
+        return found
+
+    def meant(self, mentions: Mentions) -> list[Place]:
+        """The files that a prompt may mean, under whichever of their names."""
+        if not (mentions.names or mentions.texts):
+            return []
+        return [place for place in self.files if mentions.cover(place.name, self.other_names(place))]
+
+    def other_names(self, place: Place) -> tuple[str, ...]:
+        """What else the file is called, as far as the manifest knows."""
+        entry = self.entries.get(place)
+        return (*entry.aliases, entry.canonical) if entry else ()
+
+    def not_brought_here(self, host: str) -> frozenset[Fingerprint]:
+        """The files that no worker on ``host`` brought: baked into the image, or put there by hand.
+
+        The manifest tells downloads apart, also after a restart in the same container, and when a worker was killed
+        between a download and its note of it. One that lies in the image was written while the image was built, on
+        another host. A lost manifest makes everything precious: lean is worth less.
+        """
+        notes = (*self.entries.values(), *self.pending.values())
+        brought = {entry.place for entry in notes if entry.origin != "adopted" and entry.host == host}
+        return frozenset(file.fingerprint for place, file in self.files.items() if place not in brought)
+
+
+class ModelFolders:
+    """The models root on disk: reads inventories and keeps the manifest. Safe to use from several threads.
+
+    Args:
+        root: the models root, its symlinks resolved. It need not exist yet.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._manifest = Manifest(root / MANIFEST_PATH)
+        self._lock = threading.Lock()
+        self._scan: _Scan | None = None
+        self._last: tuple[_Scan, Mapping[Place, Entry], Inventory] | None = None
+
+    def path(self, place: Place) -> Path:
+        """The file's path on this machine."""
+        return self.root / place.where / place.name
+
+    def read(self, *, fresh: bool = False) -> Inventory:
+        """Look at the disk. Folders that did not change since the last look are not read again, unless ``fresh``.
+
+        A file that was changed in place does not change its folder: use :meth:`look` on the files that matter.
+        """
+        with self._lock:
+            if fresh or self._scan is None or not self._scan.holds():
+                self._scan = _Scan(self.root)
+            entries = self._manifest.read()
+            if self._last and self._last[0] is self._scan and self._last[1] is entries:
+                return self._last[2]
+            inventory = _inventory(self._scan, entries)
+            self._last = (self._scan, entries, inventory)
+            return inventory
+
+    def look(self, place: Place) -> DiskFile | None:
+        """One file as it is now; None when it is gone, is no regular file or its link leads nowhere."""
+        path = self.path(place)
+        try:
+            facts = path.stat()
+            linked = path.is_symlink()
+        except OSError:
+            return None
+        return DiskFile.of(place, facts, linked) if stat.S_ISREG(facts.st_mode) else None
+
+    def same(self, file: DiskFile | Entry) -> bool:
+        """Whether the file has the size and time that were seen or written down (one ``stat``, for the warm path)."""
+        try:
+            facts = os.stat(f"{self.root}/{file.place.where}/{file.place.name}")  # noqa: PTH116 - a Path costs 3x the call
+        except OSError:
+            return False
+        return facts.st_size == file.size and facts.st_mtime_ns == file.mtime_ns
+
+    def commit(self, changes: Changes) -> None:
+        """Merge ``changes`` into the manifest on disk. A disk that refuses is logged: only a memory is lost."""
+        if not changes:
+            return
+        with self._lock:
+            try:
+                with root_lock(self.root):  # two that merge at once would lose one's notes
+                    self._manifest.merge(changes, self._scan.files if self._scan else {}, self.root)
+            except OSError as error:
+                log.warning("the model manifest could not be written (%s); models get recognised again", error.strerror)
+
+
+class _Scan:
+    """One walk over the managed folders, with the folders' times so that an unchanged tree need not be walked again."""
+
+    def __init__(self, root: Path) -> None:
+        self.files: dict[Place, DiskFile] = {}
+        self.occupied: set[tuple[str, str]] = set()
+        self._folder_times: dict[str, int | None] = {}
+        self._began_ns = time.time_ns()
+        for where in (*MANAGED_FOLDERS, *READ_ALSO):
+            path = f"{root}/{where}"
+            self._walk(path, where, "", os.path.islink(path), ())  # noqa: PTH114 - all paths here are str, for speed
+        self._settled = all(
+            self._began_ns - changed > SETTLED_NS for changed in self._folder_times.values() if changed is not None
+        )
+
+    def holds(self) -> bool:
+        """Whether no folder has gained, lost or renamed a file since the walk."""
+        return self._settled and all(_folder_time(path) == before for path, before in self._folder_times.items())
+
+    def _walk(self, path: str, where: str, prefix: str, linked: bool, trail: tuple[tuple[int, int], ...]) -> None:
+        try:
+            facts = os.stat(path)  # noqa: PTH116
+            here = (facts.st_dev, facts.st_ino)
+            self._folder_times[path] = facts.st_mtime_ns
+            if here in trail or len(trail) > MAX_DEPTH:
+                return
+            with os.scandir(path) as found:
+                for item in found:
+                    self._see(item, where, prefix, linked, (*trail, here))
+        except OSError:
+            self._folder_times.setdefault(path, None)
+
+    def _see(
+        self, item: os.DirEntry[str], where: str, prefix: str, linked: bool, trail: tuple[tuple[int, int], ...]
+    ) -> None:
+        place = Place(where, prefix + item.name)
+        if not prefix:
+            self.occupied.add((place.folder, item.name.casefold()))
+        linked = linked or item.is_symlink()
+        if item.name.lower().endswith(MODEL_EXTENSIONS) and not item.is_dir():
+            with contextlib.suppress(OSError):  # a link that leads nowhere, or a file deleted just now: not present
+                facts = item.stat()
+                if stat.S_ISREG(facts.st_mode):
+                    self.files[place] = DiskFile.of(place, facts, linked)
+        elif item.name != ".git" and item.is_dir():  # the one folder that ComfyUI leaves out too
+            self._walk(item.path, where, f"{prefix}{item.name}/", linked, trail)
+
+
+def _folder_time(path: str) -> int | None:
+    try:
+        return os.stat(path).st_mtime_ns  # noqa: PTH116
+    except OSError:
+        return None
+
+
+def _inventory(scan: _Scan, entries: Mapping[Place, Entry]) -> Inventory:
+    holding = {}
+    pending = {}
+    for place, entry in entries.items():
+        file = scan.files.get(place)
+        if entry.origin == "pending":
+            pending[place] = entry
+        elif file and entry.matches(file):
+            holding[place] = entry
+    return Inventory(scan.files, holding, pending, frozenset(scan.occupied))

@@ -1,0 +1,1 @@
+"""HTTP out: connections, addresses, retries and redaction. Knows nothing of models, jobs or ComfyUI."""

@@ -1,0 +1,148 @@
+"""HTTP connections that look whom they reached before they say a word, and that can all be ended at once."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import threading
+import weakref
+from collections.abc import Callable
+from enum import Enum
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from worker import __version__
+
+USER_AGENT = f"comfy-remote-serverless/{__version__}"
+"""Never a browser's: Civitai answers those with an HTML login page in place of a 401."""
+NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+
+
+class Peers(Enum):
+    """Whom a connection may reach."""
+
+    PUBLIC = "only globally routable addresses"
+    LOOPBACK = "those, and this machine itself"
+    ANY = "whatever the operator configured"
+
+
+class BlockedAddress(Exception):  # noqa: N818 - a decision, not a fault
+    """A name led to an address that a link must not reach."""
+
+
+class Ended(Exception):  # noqa: N818
+    """The connections were ended because nobody waits for them any more."""
+
+
+def allows(peers: Peers, address: str) -> bool:
+    """Whether a socket that is connected to ``address`` (digits, as ``getpeername`` gives them) may be used."""
+    if peers is Peers.ANY:
+        return True
+    found = ipaddress.ip_address(address)
+    if isinstance(found, ipaddress.IPv6Address):
+        inside = found.ipv4_mapped or found.sixtofour or _nat64(found)
+        found = inside or found
+    if peers is Peers.LOOPBACK and found.is_loopback:
+        return True
+    return found.is_global and not found.is_multicast
+
+
+def _nat64(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The v4 address inside 64:ff9b::/96 (RFC 6052), through which a v6-only network reaches v4."""
+    if address in ipaddress.IPv6Network("64:ff9b::/96"):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return None
+
+
+class Sockets:
+    """Every socket that one piece of work has open, so that :meth:`end` can wake whoever reads from one."""
+
+    def __init__(self) -> None:
+        self._open: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self.ended = False
+
+    def add(self, sock: socket.socket) -> None:
+        """Remember a connected socket. Raises :class:`Ended` when it comes too late."""
+        with self._lock:
+            if self.ended:
+                raise Ended
+            self._open.add(sock)
+
+    def end(self) -> None:
+        """Shut every socket down, now and for all that come later; reads in other threads end at once."""
+        with self._lock:
+            self.ended = True
+            sockets = list(self._open)
+        for sock in sockets:
+            try:
+                # Not SSLSocket's own: that drops its TLS state first, and a reader would then see ciphertext.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            except OSError:
+                continue  # closed meanwhile
+
+
+def new_session(peers: Peers, sockets: Sockets) -> requests.Session:
+    """A session without cookies, proxies, netrc or retries of its own, which only talks to ``peers``."""
+    session = _Session()
+    session.trust_env = False  # a netrc entry would replace our token, and a proxy would hide the peer's address
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    session.headers.clear()
+    session.headers.update({"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity"})
+    adapter = _Adapter(peers, sockets)
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
+    return session
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """None, always: even when told not to follow, requests reads a redirect's whole body and parses its target."""
+
+
+class _Adapter(HTTPAdapter):
+    def __init__(self, peers: Peers, sockets: Sockets) -> None:
+        self._peers, self._sockets = peers, sockets
+        super().__init__(pool_connections=4, pool_maxsize=2, max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {
+            "http": _pool(HTTPConnectionPool, HTTPConnection, self._connected, self._sockets.add),
+            "https": _pool(HTTPSConnectionPool, HTTPSConnection, self._connected, self._sockets.add),
+        }
+
+    def _connected(self, sock: socket.socket) -> None:
+        address = sock.getpeername()[0]
+        if not allows(self._peers, address):
+            raise BlockedAddress(f"the link leads to {address}, which is not a public address")
+
+
+def _pool(pool: Any, connection: Any, connected: Callable[[Any], None], ready: Callable[[Any], None]) -> Any:
+    """urllib3's pool of connections that call ``connected`` before TLS and ``ready`` with the final socket."""
+
+    class Connection(connection):  # type: ignore[misc]
+        def _new_conn(self) -> Any:
+            sock = super()._new_conn()
+            try:
+                connected(sock)
+            except BaseException:
+                sock.close()
+                raise
+            return sock
+
+        def connect(self) -> None:
+            super().connect()
+            try:
+                ready(self.sock)
+            except Ended:
+                self.close()
+                raise
+
+    return type(pool.__name__, (pool,), {"ConnectionCls": Connection})

@@ -1,0 +1,1 @@
+"""What a prompt saved: read, converted, measured and delivered."""

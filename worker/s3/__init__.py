@@ -1,0 +1,1 @@
+"""The S3 bucket: its address, signed requests, uploads and what its refusals mean."""

@@ -1,0 +1,110 @@
+"""File names that a server or a caller chose, made fit to be one path component under ``models/``. Pure."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import unicodedata
+from email.message import Message
+from urllib.parse import unquote
+
+from worker.errors import Code
+from worker.sites.types import MODEL_EXTENSIONS
+
+SAFE_EXTENSIONS = (".safetensors", ".sft")
+"""Accepted always; ``.sft`` is the same format under a shorter name, and ComfyUI lists both."""
+
+MAX_NAME_BYTES = 230
+"""Linux takes 255; what is left is for the ``.<fileId>`` that tells two files of one name apart."""
+
+_WINDOWS_FORBIDDEN = str.maketrans(dict.fromkeys('<>:"|?*', "_"))
+_INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+
+
+def clean_name(name: str) -> str:
+    """What a server calls a file -> what a browser would save it as, which is what the caller's prompt says.
+
+    Only the last component counts; spaces, brackets, ``$``, ``&`` and all letters stay, since uploaders use them.
+
+    Raises:
+        ValueError: nothing usable is left (empty, ``.``, ``..``, a Windows drive).
+    """
+    last = name.replace("\\", "/").rsplit("/", 1)[-1]
+    if re.match(r"[A-Za-z]:", last):
+        raise ValueError("starts with a Windows drive letter")
+    last = "".join(c for c in last if unicodedata.category(c) not in _INVISIBLE)
+    last = unicodedata.normalize("NFC", last)  # after them: an invisible character keeps an accent from its letter
+    last = last.translate(_WINDOWS_FORBIDDEN).lstrip(". ").rstrip(". ")
+    if not last:
+        raise ValueError("is empty once unusable characters are gone")
+    return _cap(last)
+
+
+def _cap(name: str) -> str:
+    """``name`` cut to MAX_NAME_BYTES of UTF-8 between two characters, its extension kept."""
+    if len(name.encode()) <= MAX_NAME_BYTES:
+        return name
+    stem, ending = name, extension(name)
+    room = MAX_NAME_BYTES - len(ending.encode())
+    if ending:
+        stem = name[: -len(ending)]
+    return stem.encode()[:room].decode(errors="ignore").rstrip(". ") + ending
+
+
+def extension(name: str) -> str:
+    """The model extension that ``name`` ends in, else its last suffix when that is short, else nothing; lower case."""
+    lower = name.lower()
+    for ending in MODEL_EXTENSIONS:
+        if lower.endswith(ending):
+            return ending
+    _, dot, suffix = lower.rpartition(".")
+    return f".{suffix}" if dot and re.fullmatch(r"[a-z0-9]{1,8}", suffix) else ""
+
+
+def name_problem(name: str) -> str | None:
+    """Why a name that a caller wrote can not be used as it stands; None when it can. Nothing is mended silently."""
+    if "/" in name or "\\" in name:
+        return "the name after `as` must be a bare file name; its folder comes from the type word"
+    try:
+        cleaned = clean_name(name)
+    except ValueError as error:
+        return f"the name after `as` {error}"
+    if cleaned == unicodedata.normalize("NFC", name):
+        return None
+    if len(name.encode()) > MAX_NAME_BYTES:
+        return f"the name after `as` is longer than {MAX_NAME_BYTES} bytes"
+    return f"the name after `as` has characters that file names can not have; `{cleaned}` would do"
+
+
+def extension_problem(name: str, allow_pickle: bool) -> tuple[Code, str] | None:
+    """Why a file of this name is not accepted as a model; None when it is.
+
+    A ``.gguf`` runs no code, but nothing here can check one, so it needs the same word as pickles do.
+    """
+    ending = extension(name)
+    if ending in SAFE_EXTENSIONS or (allow_pickle and ending in MODEL_EXTENSIONS):
+        return None
+    if ending == ".gguf":
+        return Code.MODEL_UNSAFE, f"{name} is a .gguf file, which this worker can not check"
+    if ending in MODEL_EXTENSIONS:
+        return Code.MODEL_UNSAFE, f"{name} is a {ending} file (a pickle), which can run code when it is loaded"
+    said = f"a {ending} file" if ending else "a file without an extension"
+    return Code.INVALID_REPO_LIST, f"{name} is {said}, not a .safetensors model"
+
+
+def name_of_disposition(header: str) -> str | None:
+    """The file name in a Content-Disposition header; None when it holds none.
+
+    HTTP libraries hand headers over as latin-1, while the storage hosts send raw UTF-8. ``filename*`` wins (RFC 6266).
+    """
+    with contextlib.suppress(UnicodeError):
+        header = header.encode("latin-1").decode("utf-8")
+    extended = re.search(r"filename\*\s*=\s*([\w-]*)'[^']*'([^;\s]+)", header, re.IGNORECASE)
+    if extended:
+        with contextlib.suppress(LookupError, UnicodeError):
+            return unquote(extended[2], encoding=extended[1] or "utf-8", errors="strict")
+    message = Message()
+    message["Content-Disposition"] = " ".join(header.splitlines())
+    with contextlib.suppress(LookupError, ValueError):  # what the email package makes of a NUL or an odd charset
+        return message.get_filename()
+    return None
