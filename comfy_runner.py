@@ -15,15 +15,15 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from worker.comfyui.api import NoAnswer
-from worker.comfyui.cached_files import author_of, marked
+from worker.comfyui.api import NoAnswerError
+from worker.comfyui.cached_files import content_key, with_rerun_input
 from worker.comfyui.collect import Collector
 from worker.comfyui.history import cached_nodes, failure
 from worker.comfyui.progress import JobProgress
 from worker.comfyui.run import Run
 from worker.comfyui.server import ComfyServer, State
 from worker.comfyui.thumbnails import Thumbnails
-from worker.comfyui.validation_errors import listed, lists_left_out, refusal
+from worker.comfyui.validation_errors import listed, lists_left_out, validation_error
 from worker.errors import Code, WorkerError
 from worker.inputs.files import InputFiles, rename_inputs
 from worker.inputs.folder import Inputs
@@ -59,7 +59,7 @@ class Result:
     collect_s: float
 
 
-class _Died(Exception):  # noqa: N818 - turned into an error, or a second try, one level up
+class _DiedError(Exception):
     """ComfyUI ended while a prompt was in it."""
 
 
@@ -104,7 +104,7 @@ class ComfyRunner:
 
     async def stats(self) -> dict[str, Any] | None:
         """ComfyUI's versions, devices and memory; None while it does not answer."""
-        with contextlib.suppress(NoAnswer):
+        with contextlib.suppress(NoAnswerError):
             return await self._api.system_stats() if self.is_ready else None
         return None
 
@@ -148,7 +148,7 @@ class ComfyRunner:
             asyncio.CancelledError: the job was cancelled; ComfyUI has let go of the prompt by then.
         """
         if inputs is None:
-            inputs = await asyncio.to_thread(self.inputs.bring, job.files, Stop(deadline))
+            inputs = await asyncio.to_thread(self.inputs.download, job.files, Stop(deadline))
         async with self._turn:
             return await self._run(job, prompt, inputs, deadline, progress)
 
@@ -165,7 +165,7 @@ class ComfyRunner:
                     f"{asked}: this worker has another file of that name; yours was read as {actual}."
                     for asked, actual in renamed.items()
                 )
-            except _Died:
+            except _DiedError:
                 if run.begun or run.blind or not self.server.trusted:
                     raise self.server.death("died while it ran the prompt") from None
                 log.warning("ComfyUI died before the prompt began; it is submitted to the next one")
@@ -179,7 +179,7 @@ class ComfyRunner:
 
     async def _run_once(self, run: Run, job: Job, prompt: Prompt) -> Result:
         started = time.monotonic()
-        run.author = author_of(prompt, job.pnginfo)
+        run.author = content_key(prompt, job.pnginfo)
         outputs = await self._execute(run, job, prompt)
         ended = time.monotonic()
         found = await self._collector.collect(run, prompt, outputs)
@@ -207,7 +207,7 @@ class ComfyRunner:
         if only and only <= prompt.keys():
             run.begin_anew()
             try:
-                outputs = await self._execute(run, job, marked(prompt, only, run.author))
+                outputs = await self._execute(run, job, with_rerun_input(prompt, only, run.author))
             except WorkerError as error:
                 if error.code not in (Code.NODE_FAILED, Code.PROMPT_INVALID):
                     raise
@@ -234,7 +234,7 @@ class ComfyRunner:
                 if isinstance(error, asyncio.CancelledError) or error.code is Code.TIMEOUT:
                     await asyncio.shield(self._abandon(run))
                 raise
-            except NoAnswer as error:
+            except NoAnswerError as error:
                 await asyncio.shield(self._abandon(run))
                 raise self.server.death(f"stopped answering: {error}") from error
             if failed := failure(history):
@@ -276,7 +276,7 @@ class ComfyRunner:
         if status == 200 and not answer.get("node_errors"):
             return
         options = {asked: await self._options(*asked) for asked in lists_left_out(answer)}
-        error = refusal(status, answer, job.targets, options)
+        error = validation_error(status, answer, job.targets, options)
         if error is None:
             return
         if status == 200:
@@ -296,7 +296,7 @@ class ComfyRunner:
             if status < 500:
                 return status, answer
             log.warning("ComfyUI answered %d to /prompt", status)
-        except NoAnswer as error:
+        except NoAnswerError as error:
             if time.monotonic() >= run.deadline:
                 raise WorkerError(Code.TIMEOUT, "the job's time was over before ComfyUI took its prompt") from error
             log.warning("no answer to /prompt (%s)", error)
@@ -309,7 +309,7 @@ class ComfyRunner:
         if not inputs:
             return {}
         if not self.server.external:
-            return await asyncio.to_thread(self.inputs.folder.place, inputs)
+            return await asyncio.to_thread(self.inputs.folder.link_inputs, inputs)
         for name, content in inputs:
             status = await self._call(run, self._api.upload(name, content.path))
             if status != 200:
@@ -320,10 +320,10 @@ class ComfyRunner:
         """Ask ComfyUI; one that died meanwhile is told apart from one that did not answer."""
         try:
             return await request
-        except NoAnswer:
+        except NoAnswerError:
             await asyncio.sleep(0.2)  # its end is noticed a moment after its sockets close
             if self.server.generation != run.generation or not self.server.running:
-                raise _Died from None
+                raise _DiedError from None
             raise
 
     # ------------------------------------------------------------------ follow
@@ -351,14 +351,14 @@ class ComfyRunner:
                 return
             run.news.clear()
             if run.died and not run.ending:
-                raise _Died
+                raise _DiedError
             if run.settled or run.died or not run.ending:
                 return
 
     async def _last_word(self, run: Run) -> dict[str, Any]:
         """The history of a prompt whose final event came: it may lag a moment, or never come any more."""
         delay, until = 0.0, min(time.monotonic() + LATE_HISTORY_S, run.deadline)
-        with contextlib.suppress(NoAnswer):
+        with contextlib.suppress(NoAnswerError):
             while True:
                 if history := await self._api.history(run.prompt_id):
                     return history
@@ -375,7 +375,7 @@ class ComfyRunner:
             if history := await self._api.history(run.prompt_id):
                 return history
             queued = await self._api.is_queued(run.prompt_id)
-        except NoAnswer:
+        except NoAnswerError:
             run.unreachable_since = run.unreachable_since or now
             if self.server.external and now - run.unreachable_since > UNREACHABLE_S:
                 raise self.server.death(f"at {self.server.url} stopped answering") from None
@@ -393,7 +393,7 @@ class ComfyRunner:
         until = time.monotonic() + INTERRUPT_GRACE_S
         while time.monotonic() < until and self.server.running and self.server.generation == run.generation:
             # Asked again and again: ComfyUI forgets an interrupt that arrives just before a prompt begins.
-            with contextlib.suppress(NoAnswer):
+            with contextlib.suppress(NoAnswerError):
                 await self._api.interrupt(run.prompt_id)
                 if not await self._api.is_queued(run.prompt_id):
                     return
@@ -403,7 +403,7 @@ class ComfyRunner:
             self.server.restart()
 
     async def _free(self) -> None:
-        with contextlib.suppress(NoAnswer):
+        with contextlib.suppress(NoAnswerError):
             await self._api.free(unload_models=True)
 
     async def _options(self, class_type: str, input_name: str) -> list[str]:

@@ -17,21 +17,21 @@ from typing import Any, TypeVar
 from comfy_runner import ComfyRunner, Result
 from model_manager import ModelManager, ModelReport
 from worker import __version__, logs
-from worker.comfyui.api import NoAnswer
+from worker.comfyui.api import NoAnswerError
 from worker.comfyui.progress import JobProgress
 from worker.errors import Code, WorkerError
 from worker.inputs.folder import Inputs
 from worker.job import Job, Prompt, parse_job
-from worker.memory import give_back_large_blocks
+from worker.memory import lower_mmap_threshold
 from worker.models.prompt_names import loader_classes, match_models
-from worker.results.delivery import Delivery, Source, Wish
-from worker.results.metadata import Origin
+from worker.results.delivery import Delivery, DeliveryOptions, RenderedFrom
+from worker.results.metadata import RunInfo
 from worker.results.outputs import official_answer
 from worker.runpod_sdk import local_run
 from worker.runpod_sdk.progress_sender import ProgressSender
-from worker.runpod_sdk.refused_results import tell_of_refused_answers
-from worker.runpod_sdk.shutdown import end_soon_after_shutdown
-from worker.runpod_sdk.streamed_results import send_in_pieces, unprinted
+from worker.runpod_sdk.rejected_results import report_rejected_results
+from worker.runpod_sdk.shutdown import exit_after_sdk_shutdown
+from worker.runpod_sdk.streamed_results import stream_large_results, without_debug_dump
 from worker.settings import Settings, SettingsError
 from worker.sites.types import FileProgress, Report
 from worker.stop import Stop
@@ -60,7 +60,7 @@ class Worker:
         except WorkerError as error:
             log.error("%s", error)
             answer = error.answer()
-        except NoAnswer as error:
+        except NoAnswerError as error:
             answer = WorkerError(Code.COMFYUI_DIED, f"ComfyUI did not answer ({error})").answer()
         except Exception as error:
             log.exception("unexpected")
@@ -68,7 +68,7 @@ class Worker:
         finally:
             self._jobs -= 1
             if not self._jobs:
-                self.models.let_go()
+                self.models.release()
         if not self.runner.server.trusted:
             self._end_after_this_job()
         return answer
@@ -79,7 +79,7 @@ class Worker:
         deadline = timings.started + job.timeout_s
         if job.action == "inspect":
             return await self._inspect()
-        wish = Wish.of(job, self.settings)
+        wish = DeliveryOptions.of(job, self.settings)
         async with ProgressSender(job.id, job.prompt, with_previews=job.preview) as progress:
             models, inputs = await self._prepare(job, deadline, timings, progress)
             if job.action == "ensure":
@@ -87,8 +87,8 @@ class Worker:
             prompt = await self._match_names(job, models)
             result = await self.runner.run(job, prompt, deadline, progress, inputs=inputs)
         timings.run_s, timings.collect_s = result.run_s, result.collect_s
-        origin = await self._origin(models, timings) if job.metadata else Origin()
-        source = Source(job.id, result.prompt, job.pnginfo, result.cached, origin)
+        origin = await self._origin(models, timings) if job.metadata else RunInfo()
+        source = RenderedFrom(job.id, result.prompt, job.pnginfo, result.cached, origin)
         delivery = Delivery(wish, source, result.outputs, Stop(deadline))
         return await delivery.in_thread(lambda: _packed(job, delivery, result, _account(models, timings)))
 
@@ -116,7 +116,7 @@ class Worker:
     async def _inputs_for(self, job: Job, stop: Stop) -> Inputs:
         if not job.files or job.action != "run":
             return []
-        return await asyncio.to_thread(self.runner.inputs.bring, job.files, stop)
+        return await asyncio.to_thread(self.runner.inputs.download, job.files, stop)
 
     async def _comfyui_for(self, job: Job, deadline: float) -> None:
         if job.action == "run":
@@ -130,7 +130,7 @@ class Worker:
             skip=job.skip_repo_list,
             stop=stop,
             report=report,
-            alone=lambda: self._jobs <= 1,
+            no_other_job=lambda: self._jobs <= 1,
             read_ahead=not self.runner.is_ready,
         )
 
@@ -146,7 +146,7 @@ class Worker:
         found = await asyncio.to_thread(self.models.inspect)
         return {**found, "comfyui": await self.runner.stats(), "simulator": self.settings.simulated}
 
-    async def _origin(self, models: ModelReport, timings: _Timings) -> Origin:
+    async def _origin(self, models: ModelReport, timings: _Timings) -> RunInfo:
         """What the images' metadata says beside the prompt."""
         stats, known = await asyncio.gather(self.runner.stats(), asyncio.to_thread(self.models.known))
         stats = stats or {}
@@ -154,7 +154,7 @@ class Worker:
             "worker": __version__,
             "comfyui": str((stats.get("system") or {}).get("comfyui_version", "unknown")),
         }
-        return Origin([*models.ready, *models.downloaded, *known], timings.answer(), versions)
+        return RunInfo([*models.ready, *models.downloaded, *known], timings.answer(), versions)
 
     def _end_after_this_job(self) -> None:
         """End the process once the SDK has delivered this answer; the container ends too, and RunPod starts another."""
@@ -216,7 +216,7 @@ def main() -> None:
     except SettingsError as error:
         sys.exit(str(error))
     logs.set_up(settings)
-    give_back_large_blocks()
+    lower_mmap_threshold()
     if settings.simulated:
         log.warning(
             "No ComfyUI here: the built-in simulator runs the prompt (its pictures are not diffusion). "
@@ -229,10 +229,10 @@ def main() -> None:
         import runpod  # noqa: PLC0415 - it takes over a second, in which ComfyUI already starts
 
         logs.set_up(settings)
-        end_soon_after_shutdown(lambda: worker.end(0))
-        send_in_pieces()
-        tell_of_refused_answers()
-        handler = local_run.saving_results(worker.handle) if local_run.is_local() else unprinted(worker.handle)
+        exit_after_sdk_shutdown(lambda: worker.end(0))
+        stream_large_results()
+        report_rejected_results()
+        handler = local_run.saving_results(worker.handle) if local_run.is_local() else without_debug_dump(worker.handle)
         runpod.serverless.start({"handler": handler})
     finally:
         worker.stop()

@@ -23,20 +23,20 @@ from worker.downloads.disk import existing, free_bytes
 from worker.errors import Code, WorkerError
 from worker.models import plan
 from worker.models.ensure_state import Facts, ModelJob, ModelReport, file_facts, listed_facts
-from worker.models.fetch import Bringer
+from worker.models.fetch import ModelFetcher
 from worker.models.inventory import Inventory, ModelFolders
 from worker.models.leases import Leases
-from worker.models.locations import Place
+from worker.models.locations import Location
 from worker.models.manifest import MANIFEST_VERSION, Entry
 from worker.models.page_cache import ReadAhead
 from worker.models.plan import Want
 from worker.models.prompt_names import model_names
 from worker.models.prune_rules import PrunePlan, is_within
 from worker.models.pruner import Pruner
-from worker.models.recognise import adopt
+from worker.models.recognise import recognise
 from worker.settings import NETWORK_VOLUME, Settings
 from worker.sites.repo_list import parse_repo_list
-from worker.sites.types import RepoLine, Report, Source
+from worker.sites.types import ModelSource, RepoLine, Report
 from worker.stop import Stop
 from worker.text import amount
 
@@ -64,7 +64,7 @@ class ModelManager:
     def __init__(
         self,
         settings: Settings,
-        source: Source | None = None,
+        source: ModelSource | None = None,
         release: Callable[[], None] | None = None,
         *,
         volume: Path = NETWORK_VOLUME,
@@ -82,8 +82,8 @@ class ModelManager:
         )
         self._lock = threading.Lock()
         self._read_ahead: ReadAhead | None = None
-        self._bringer = Bringer(self.folders, self._source, self._leases, self._pruner)
-        self._bringer.sweep()
+        self._fetcher = ModelFetcher(self.folders, self._source, self._leases, self._pruner)
+        self._fetcher.sweep()
 
     def prepare(
         self,
@@ -94,12 +94,12 @@ class ModelManager:
         skip: bool = False,
         stop: Stop | None = None,
         report: Report = lambda _: None,
-        alone: Callable[[], bool] = lambda: True,
+        no_other_job: Callable[[], bool] = lambda: True,
         read_ahead: bool = False,
     ) -> ModelReport:
         """Make the listed models present and prune the rest. Blocks; run it in a thread.
 
-        No other worker deletes them, or what the prompt names, until :meth:`let_go`.
+        No other worker deletes them, or what the prompt names, until :meth:`release`.
 
         Args:
             repo_list: the job's lines; none means that nothing is ensured and nothing pruned.
@@ -122,12 +122,12 @@ class ModelManager:
             prune=self.settings.prune if prune is None else prune,
             stop=stop or Stop(),
             report=report,
-            alone=alone,
+            no_other_job=no_other_job,
             started_ns=time.time_ns(),
             read_ahead=read_ahead,
         )
         with self._one_at_a_time(job.stop):
-            while job.contested < ROUNDS:
+            while job.lost_races < ROUNDS:
                 result = self._ensure(job)
                 if result:
                     return result
@@ -142,10 +142,10 @@ class ModelManager:
         """What this worker has: ``models`` by folder, ``disk`` in bytes, what it may prune, ``versions``."""
         inventory = self.folders.read(fresh=True)
         models: dict[str, list[Facts]] = {}
-        for place, file in sorted(inventory.files.items()):
-            facts = file_facts(file, inventory.entries.get(place))
-            facts["baked"] = file.fingerprint in self._pruner.baked
-            models.setdefault(place.folder, []).append(facts)
+        for location, file in sorted(inventory.files.items()):
+            facts = file_facts(file, inventory.entries.get(location))
+            facts["baked"] = file.fingerprint in self._pruner.preinstalled
+            models.setdefault(location.folder, []).append(facts)
         usage = shutil.disk_usage(existing(self.root))
         return {
             "models": models,
@@ -157,15 +157,15 @@ class ModelManager:
     def known(self) -> list[Facts]:
         """Every model on the disk of which is known what it is, listed by this job or an earlier one."""
         inventory = self.folders.read()
-        return [listed_facts(entry) for place, entry in inventory.entries.items() if place in inventory.files]
+        return [listed_facts(entry) for location, entry in inventory.entries.items() if location in inventory.files]
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """No job uses models now: other workers may delete them. Idempotent."""
         self._leases.release()
 
     def close(self) -> None:
         """Stop the thread that may be reading ahead, and give up all claims."""
-        self.let_go()
+        self.release()
         self._stop_reading_ahead()
 
     def _ensure(self, job: ModelJob) -> ModelReport | None:
@@ -174,22 +174,26 @@ class ModelManager:
         if not job.lines:
             return ModelReport(names=plan.names_of(inventory, {}))
         found, wants = self._resolve(job, inventory, unknown)
-        present = {entry.place: entry for entry in (*known, *found)}
-        places = plan.place_new(wants, inventory, self._pruner.spent)
-        theirs = self._claim(job, inventory, [*present, *places], wants) if unknown else frozenset()
-        if unknown and not self._still_so(job, present, wants, places):
+        present = {entry.location: entry for entry in (*known, *found)}
+        locations = plan.choose_locations(wants, inventory, self._pruner.deleted_names)
+        fetched_elsewhere = self._claim(job, inventory, [*present, *locations], wants) if unknown else frozenset()
+        if unknown and not self._still_so(job, present, wants, locations):
             return None
-        mine = {want: place for want, place in zip(wants, places, strict=True) if want.file.identity not in theirs}
+        to_fetch = {
+            want: location
+            for want, location in zip(wants, locations, strict=True)
+            if want.file.identity not in fetched_elsewhere
+        }
         pruning = self._pruner.plan(job, inventory, present)
-        _log_plan(present, mine, pruning)
-        fetched = self._bringer.bring(job, inventory, _changed(present, inventory), mine, pruning)
+        _log_plan(present, to_fetch, pruning)
+        fetched = self._fetcher.fetch(job, inventory, _changed(present, inventory), to_fetch, pruning)
         job.downloaded |= fetched
         listed = present | fetched
-        if unknown and not (len(fetched) == len(mine) and self._are_there(listed.values())):
-            job.contested += 1
+        if unknown and not (len(fetched) == len(to_fetch) and self._are_there(listed.values())):
+            job.lost_races += 1
             return None
-        if theirs:
-            self._bringer.wait_for_others(job, [want for want in wants if want not in mine])
+        if fetched_elsewhere:
+            self._fetcher.wait_for_others(job, [want for want in wants if want not in to_fetch])
             return None
         self._pruner.prune(job, inventory, pruning)
         self._pruner.note_use(listed, inventory, pruning)
@@ -197,26 +201,28 @@ class ModelManager:
         return job.result(listed.values(), plan.names_of(after, listed))
 
     def _claim(
-        self, job: ModelJob, inventory: Inventory, places: Iterable[Place], wants: Sequence[Want] = ()
+        self, job: ModelJob, inventory: Inventory, locations: Iterable[Location], wants: Sequence[Want] = ()
     ) -> frozenset[str]:
         """Tell the other workers what not to delete and what is being brought; the wanted models that they bring."""
         left_s = job.stop.remaining_s()
         seconds = (self.settings.job_timeout_s if left_s == float("inf") else left_s) + LEASE_SLACK_S
-        used = [*places, *inventory.meant(job.mentions)]
+        used = [*locations, *inventory.meant(job.mentions)]
         return self._leases.claim(used, [want.file.identity for want in wants], seconds)
 
     def _still_so(
-        self, job: ModelJob, present: Mapping[Place, Entry], wants: Sequence[Want], places: Sequence[Place]
+        self, job: ModelJob, present: Mapping[Location, Entry], wants: Sequence[Want], locations: Sequence[Location]
     ) -> bool:
         """Whether, now that all is claimed, what was there is there and what was missing is missing."""
         if not self._are_there(present.values()):
-            job.contested += 1
+            job.lost_races += 1
             return False
         if not wants:
             return True
         now = self.folders.read(fresh=True)
         have_come = any((want.file.identity, want.file.folder) in now.by_identity for want in wants)
-        return not have_come and not any((place.folder, place.name.casefold()) in now.occupied for place in places)
+        return not have_come and not any(
+            (location.folder, location.name.casefold()) in now.occupied for location in locations
+        )
 
     @contextmanager
     def _one_at_a_time(self, stop: Stop) -> Iterator[None]:
@@ -236,23 +242,23 @@ class ModelManager:
         inventory = self.folders.read()
         while True:
             known, unknown = plan.split_known(job.lines, inventory)
-            self._claim(job, inventory, (entry.place for entry in known))
+            self._claim(job, inventory, (entry.location for entry in known))
             if self._are_there(known):
                 break
             inventory = self.folders.read(fresh=True)
         if job.read_ahead:
             job.read_ahead = False
-            self._start_reading_ahead(job, inventory, {entry.place for entry in known})
+            self._start_reading_ahead(job, inventory, {entry.location for entry in known})
         return inventory, known, unknown
 
     def _are_there(self, entries: Iterable[Entry]) -> bool:
-        return all(self.folders.same(entry) for entry in entries)
+        return all(self.folders.is_unchanged(entry) for entry in entries)
 
-    def _start_reading_ahead(self, job: ModelJob, inventory: Inventory, listed: Collection[Place]) -> None:
+    def _start_reading_ahead(self, job: ModelJob, inventory: Inventory, listed: Collection[Location]) -> None:
         self._stop_reading_ahead()
-        named = [file for file in inventory.files.values() if job.mentions.cover(file.place.name)]
-        named.sort(key=lambda file: (file.place not in listed, -file.size))
-        self._read_ahead = ReadAhead([(self.folders.path(file.place), file.size) for file in named])
+        named = [file for file in inventory.files.values() if job.mentions.cover(file.location.name)]
+        named.sort(key=lambda file: (file.location not in listed, -file.size))
+        self._read_ahead = ReadAhead([(self.folders.path(file.location), file.size) for file in named])
 
     def _stop_reading_ahead(self) -> None:
         if self._read_ahead:
@@ -269,14 +275,14 @@ class ModelManager:
         for want in plan.gather(files):
             entry = inventory.by_identity.get((want.file.identity, want.file.folder))
             if entry:
-                found.append(plan.note_names(entry, want))
+                found.append(plan.record_names(entry, want))
             else:
                 missing.append(want)
-        adopted = adopt(missing, inventory, self.folders, job.stop, but=job.taken)
+        adopted = recognise(missing, inventory, self.folders, job.stop, but=job.taken)
         return [*found, *adopted.values()], [want for want in missing if want not in adopted]
 
 
-def _sites(settings: Settings) -> Source:
+def _sites(settings: Settings) -> ModelSource:
     from worker.downloads.source import ModelSites  # noqa: PLC0415 - a worker with a source of its own needs no sites
 
     return ModelSites(settings)
@@ -292,19 +298,19 @@ def _parser(settings: Settings) -> Callable[[str], Sequence[RepoLine]]:
     return parse
 
 
-def _changed(present: Mapping[Place, Entry], inventory: Inventory) -> dict[Place, Entry]:
-    return {place: entry for place, entry in present.items() if inventory.entries.get(place) is not entry}
+def _changed(present: Mapping[Location, Entry], inventory: Inventory) -> dict[Location, Entry]:
+    return {location: entry for location, entry in present.items() if inventory.entries.get(location) is not entry}
 
 
-def _log_plan(present: Collection[Place], wants: Mapping[Want, Place], pruning: PrunePlan) -> None:
+def _log_plan(present: Collection[Location], wants: Mapping[Want, Location], pruning: PrunePlan) -> None:
     """Say what is going to happen before anything does."""
-    log.info("models: %d there, %d to fetch, %d to prune", len(present), len(wants), len(pruning.doomed))
-    for want, place in wants.items():
+    log.info("models: %d there, %d to fetch, %d to prune", len(present), len(wants), len(pruning.to_delete))
+    for want, location in wants.items():
         size = "size unknown" if want.file.size is None else amount(want.file.size)
-        log.info("fetch %s (%s, %s)", place, size, want.file.identity)
-    for file in pruning.doomed:
-        log.info("prune %s (%s): not listed, not named by the prompt", file.place, amount(file.size))
-    for place, reason in pruning.kept.items():
-        log.debug("keep %s: %s", place, reason)
-    if pruning.withheld:
-        log.info("nothing is pruned: %s", pruning.withheld)
+        log.info("fetch %s (%s, %s)", location, size, want.file.identity)
+    for file in pruning.to_delete:
+        log.info("prune %s (%s): not listed, not named by the prompt", file.location, amount(file.size))
+    for location, reason in pruning.kept.items():
+        log.debug("keep %s: %s", location, reason)
+    if pruning.blocked_by:
+        log.info("nothing is pruned: %s", pruning.blocked_by)

@@ -31,7 +31,7 @@ import pybase64
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from worker.results.delivery import Delivery, Source, Wish
+from worker.results.delivery import Delivery, DeliveryOptions, RenderedFrom
 from worker.results.outputs import Output, OutputFile
 from worker.s3.address import Keys, bucket_address
 from worker.s3.upload import Body, Bucket
@@ -61,7 +61,9 @@ def plain(folder: Path) -> str:
 def answer(folder: Path, image_format: str = "original") -> dict[str, Any]:
     """What the handler returns."""
     files = [OutputFile(Output("9", path.name, "", "output"), path) for path in files_in(folder)]
-    delivery = Delivery(Wish("base64", image_format, 80, False, 1000, None), Source("job", {}), files, Stop())
+    delivery = Delivery(
+        DeliveryOptions("base64", image_format, 80, False, 1000, None), RenderedFrom("job", {}), files, Stop()
+    )
     return delivery.answer(lambda: {**delivery.entries_by_kind(), "warnings": []})
 
 
@@ -82,12 +84,12 @@ def webp(folder: Path) -> int:
 
 def delivered(folder: Path) -> int:
     """A job in the SDK, its result posted to a platform that throws it away."""
-    from worker.memory import give_back_large_blocks
-    from worker.runpod_sdk.streamed_results import send_in_pieces, unprinted
+    from worker.memory import lower_mmap_threshold
+    from worker.runpod_sdk.streamed_results import stream_large_results, without_debug_dump
 
-    assert send_in_pieces()
-    give_back_large_blocks()
-    return _in_sdk(folder, unprinted)
+    assert stream_large_results()
+    lower_mmap_threshold()
+    return _in_sdk(folder, without_debug_dump)
 
 
 def sdk_alone(folder: Path) -> int:

@@ -30,7 +30,7 @@ PEAK = 2.5
 
 
 def ours(folder: Path, config: dict[str, str]) -> int:
-    from worker.results.delivery import Delivery, Source, Wish
+    from worker.results.delivery import Delivery, DeliveryOptions, RenderedFrom
     from worker.results.outputs import Output, OutputFile
     from worker.s3.address import Keys, bucket_address
     from worker.s3.upload import Bucket
@@ -39,7 +39,9 @@ def ours(folder: Path, config: dict[str, str]) -> int:
     keys = Keys(config["accessId"], config["accessSecret"])
     bucket = Bucket(bucket_address(config["endpointUrl"], config["bucketName"], keys))
     files = [OutputFile(Output("9", path.name, "", "output"), path) for path in sorted(folder.glob("*.png"))]
-    delivery = Delivery(Wish("s3", "original", 90, False, 9.5, bucket), Source("job", {}), files, Stop())
+    delivery = Delivery(
+        DeliveryOptions("s3", "original", 90, False, 9.5, bucket), RenderedFrom("job", {}), files, Stop()
+    )
     return len(delivery.answer(lambda: {**delivery.entries_by_kind(), "warnings": []})["images"])
 
 

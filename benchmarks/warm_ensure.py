@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import report
 from benchmarks.report import Goal, over
 from model_manager import ModelManager
-from worker.models.locations import Place
+from worker.models.locations import Location
 from worker.models.manifest import Entry
 from worker.settings import Settings
 from worker.sites.types import Download, Downloaded, ModelFile, RepoLine, Report
@@ -82,8 +82,8 @@ def build(root: Path, count: int) -> str:
     for number in range(count):
         word, folder = (("ckpt", "checkpoints"), ("vae", "vae"), *[("lora", "loras")] * 8)[number % 10]
         lines.append(f"{word} https://civitai.com/api/download/models/{1_000_000 + number}")
-        place = Place(folder, f"someModelName_v{number}.safetensors")
-        path = root / str(place)
+        location = Location(folder, f"someModelName_v{number}.safetensors")
+        path = root / str(location)
         path.parent.mkdir(parents=True, exist_ok=True)
         head, body = HEADERS[folder]
         with path.open("wb") as file:
@@ -91,10 +91,10 @@ def build(root: Path, count: int) -> str:
             file.truncate(len(head) + body)
         facts = path.stat()
         (line,) = manager._parse(lines[-1])
-        entries[place] = Entry(
-            place,
+        entries[location] = Entry(
+            location,
             f"civitai:{1_000_000 + number}:{number}",
-            place.name,
+            location.name,
             facts.st_size,
             facts.st_mtime_ns,
             keys=(line.key,),
@@ -155,7 +155,7 @@ def measure(root: Path, count: int, repeat: int, speed: float) -> tuple[str, Goa
 
     def ensure() -> None:
         assert len(manager.prepare(repo_list, PROMPT).ready) == count
-        manager.let_go()
+        manager.release()
 
     def restart() -> None:
         nonlocal manager

@@ -44,7 +44,7 @@ EXTENSIONS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "GIF": ".gif"}
 log = logging.getLogger("remote_serverless")
 
 
-class Refused(Exception):  # noqa: N818 - an answer, not a fault
+class Refused(Exception):
     """A request that is not served: the HTTP status and a sentence for people."""
 
     def __init__(self, status: int, message: str) -> None:

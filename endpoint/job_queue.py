@@ -23,7 +23,7 @@ from endpoint.subscribers import Watchers
 log = logging.getLogger(__name__)
 
 
-class QueueFull(Exception):  # noqa: N818 - named after the answer it becomes
+class QueueFull(Exception):
     """As many jobs wait as this endpoint was started to take."""
 
 

@@ -14,11 +14,11 @@ EXECUTION_TIMEOUT_MS = (5_000, DAY7_MS)  # RunPod's own bounds (docs: send-reque
 TTL_MS = (10_000, DAY7_MS)
 
 
-class BadRequest(ValueError):  # noqa: N818 - named after the answer it becomes
+class BadRequest(ValueError):
     """The body cannot be used; the message says why. Becomes 400."""
 
 
-class Forbidden(ValueError):  # noqa: N818
+class Forbidden(ValueError):
     """The body asks for something this endpoint was not started with. Becomes 403."""
 
 

@@ -7,7 +7,7 @@ import threading
 _wanted = threading.Event()
 
 
-class InterruptProcessingException(Exception):  # noqa: N818 - ComfyUI's name
+class InterruptProcessingException(Exception):
     """Somebody asked for the running prompt to stop."""
 
 

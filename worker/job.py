@@ -56,7 +56,7 @@ class InputFile:
 
 
 @dataclass(frozen=True)
-class ResultWish:
+class ResultOptions:
     """How the caller wants the files; None where the job leaves it to the worker's settings."""
 
     to: str | None = None
@@ -77,7 +77,7 @@ class Job:
     skip_repo_list: bool
     prune: bool | None
     files: tuple[InputFile, ...]
-    result: ResultWish
+    result: ResultOptions
     metadata: bool
     bucket: BucketAddress | None
     """The caller's own, from RunPod's ``s3Config``."""
@@ -294,9 +294,9 @@ def _timeout(value: Any, default: float) -> float:
     return float(value)
 
 
-def _result(value: Any) -> ResultWish:
+def _result(value: Any) -> ResultOptions:
     if value is None:
-        return ResultWish()
+        return ResultOptions()
     if not isinstance(value, dict):
         raise _invalid("result", f"must be an object, but is {_kind(value)}")
     if unknown := sorted(str(name) for name in value if name not in ("to", "format", "quality")):
@@ -304,7 +304,7 @@ def _result(value: Any) -> ResultWish:
     quality = value.get("quality")
     if quality is not None and (type(quality) is not int or not 1 <= quality <= 100):
         raise _invalid("result.quality", "must be a whole number from 1 to 100")
-    return ResultWish(_one_of("to", RESULT_TO, value), _one_of("format", RESULT_FORMATS, value), quality)
+    return ResultOptions(_one_of("to", RESULT_TO, value), _one_of("format", RESULT_FORMATS, value), quality)
 
 
 def _one_of(name: str, choices: tuple[str, ...], value: dict[str, Any]) -> str | None:

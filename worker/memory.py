@@ -13,7 +13,7 @@ M_MMAP_THRESHOLD = -3  # malloc.h
 LARGE_BYTES = 4 << 20  # smaller blocks are taken and given back faster than the system could
 
 
-def give_back_large_blocks() -> bool:
+def lower_mmap_threshold() -> bool:
     """Have it so from now on; whether this system's allocator takes the order (glibc's does)."""
     try:
         return bool(ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BYTES))

@@ -8,7 +8,7 @@ import time
 from worker.errors import Code, WorkerError
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: the job was cancelled and nobody waits for an answer
+class StoppedError(Exception):
     """The job was cancelled while a thread worked for it."""
 
 
@@ -36,9 +36,9 @@ class Stop:
         return float("inf") if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
     def check(self) -> None:
-        """Raise :class:`Stopped` when cancelled, ``WorkerError(TIMEOUT)`` when the deadline has passed."""
+        """Raise :class:`StoppedError` when cancelled, ``WorkerError(TIMEOUT)`` when the deadline has passed."""
         if self._event.is_set():
-            raise Stopped
+            raise StoppedError
         if self.remaining_s() <= 0:
             raise WorkerError(Code.TIMEOUT, "the job's time was over while its models were being fetched")
 

@@ -47,7 +47,7 @@ def guarded(handler: Handler, *, own_machine_only: bool = False) -> Callable[[we
     return handle
 
 
-class Answer(Exception):  # noqa: N818 - an answer, not a fault
+class Answer(Exception):
     """A handler's answer with another status than 200."""
 
     def __init__(self, status: int, body: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ _CHUNK = 2**18
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
-class LinkTrouble(Exception):  # noqa: N818 - passes, unlike a refusal
+class LinkTrouble(Exception):
     """The link could not be read now; it may later."""
 
 

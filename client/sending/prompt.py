@@ -12,7 +12,7 @@ SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")
 _TEXT_INPUTS = ("text", "string", "value", "prompt", "multiline_text")
 
 
-class PromptProblem(Exception):  # noqa: N818 - an answer to the person
+class PromptProblem(Exception):
     """The prompt cannot be sent; names the node where there is one, so that it turns red."""
 
     def __init__(self, message: str, node_id: str | None = None, class_type: str = "", input_name: str = "") -> None:

@@ -37,7 +37,7 @@ _PASSING = ("SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout",
 _KEYS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "AuthFailure")
 
 
-class UploadProblem(Exception):  # noqa: N818 - an answer to the person
+class UploadProblem(Exception):
     """A file did not get into the bucket; ``again`` tells that another try may help."""
 
     def __init__(self, message: str, *, again: bool = False) -> None:
@@ -45,7 +45,7 @@ class UploadProblem(Exception):  # noqa: N818 - an answer to the person
         self.message, self.again = message, again
 
 
-class Stopped(Exception):  # noqa: N818 - was asked for
+class Stopped(Exception):
     """Nobody waits for the upload any more."""
 
 

@@ -16,10 +16,10 @@ import pytest
 from tests.support.civitai_server import CivitaiServer
 from tests.support.model_rig import QUICK, Rig
 from tests.support.safetensors_files import safetensors_bytes
-from worker.downloads.part_files import PartFile, PathTaken, part_name
+from worker.downloads.part_files import PartFile, PathTakenError, part_name
 from worker.downloads.pool import check_room, download_all, sweep_parts
 from worker.errors import Code, WorkerError
-from worker.sites.client import Client, Sites
+from worker.sites.client import SiteClient, Sites
 from worker.stop import Stop
 
 MiB = 1 << 20
@@ -52,7 +52,7 @@ def fetch(rig: Rig, text: str, **options: object):
     sites = Sites.from_settings(rig.settings)
     return download_all(
         rig.downloads(rig.resolve(text)),
-        lambda sockets: Client(sites, QUICK, sockets),
+        lambda sockets: SiteClient(sites, QUICK, sockets),
         Stop(),
         lambda files: None,
         connections=4,
@@ -173,8 +173,8 @@ def test_a_reader_of_the_old_file_is_never_disturbed(tmp_path):
     target.write_bytes(b"old")
     part = PartFile(target)
     part.write(b"new", 0)
-    with pytest.raises(PathTaken):
-        part.place(3, "0" * 64, fsync=False)
+    with pytest.raises(PathTakenError):
+        part.move_into_place(3, "0" * 64, fsync=False)
     assert target.read_bytes() == b"old"
 
 
@@ -189,7 +189,7 @@ def test_a_dropped_file_frees_its_space_at_once_though_somebody_still_holds_it(t
 def test_a_file_that_was_placed_keeps_its_bytes_when_its_download_is_given_up(tmp_path):
     part = PartFile(tmp_path / "x.safetensors")
     part.write(b"whole", 0)
-    part.place(5, "0" * 64, fsync=False)
+    part.move_into_place(5, "0" * 64, fsync=False)
     part.drop()
     assert (tmp_path / "x.safetensors").read_bytes() == b"whole"
 
@@ -199,8 +199,8 @@ def test_a_directory_or_a_dangling_link_under_the_name_is_left_alone(tmp_path):
         target = tmp_path / f"{make}.safetensors".replace("/", "_")[-60:]
         make(target)
         part = PartFile(target)
-        with pytest.raises(PathTaken):
-            part.place(0, "0" * 64, fsync=False)
+        with pytest.raises(PathTakenError):
+            part.move_into_place(0, "0" * 64, fsync=False)
         part.drop()
         assert os.path.lexists(target)
 

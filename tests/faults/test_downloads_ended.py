@@ -12,7 +12,7 @@ from tests.faults.downloading import BIG, add, refusal
 from tests.support.civitai_server import Canned
 from tests.support.model_rig import QUICK, Rig
 from worker.errors import Code, WorkerError
-from worker.stop import Stop, Stopped
+from worker.stop import Stop, StoppedError
 
 
 def test_finished_files_stay_when_another_fails(server, rig):
@@ -57,7 +57,7 @@ def test_cancelling_ends_within_a_second_and_leaves_nothing(server, tmp_path, un
     stop = Stop()
     downloads = rig.downloads(rig.resolve("\n".join(lines)))
     threading.Timer(0.3, stop.set).start()
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         rig.sites.fetch(downloads, stop, lambda files: None)
     ended = time.monotonic()
     assert rig.files() == []
@@ -79,7 +79,7 @@ def test_cancelling_takes_no_time(server, rig):
     rig = Rig(server, rig.models_dir, retry=replace(QUICK, read_s=30.0))
     downloads = rig.downloads(rig.resolve(text))
     threading.Thread(target=cancel, daemon=True).start()
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         rig.sites.fetch(downloads, stop, lambda files: None)
     assert time.monotonic() - seen[0] < 0.5
 
@@ -105,6 +105,6 @@ def test_cancelling_ends_a_look_up_as_well(server, tmp_path):
     stop = Stop()
     threading.Timer(0.1, stop.set).start()
     started = time.monotonic()
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         rig.resolve(text, stop)
     assert time.monotonic() - started < 0.8

@@ -13,9 +13,16 @@ from tests.support.civitai_server import Canned
 from tests.support.model_rig import QUICK, Rig
 from tests.support.safetensors_files import safetensors_bytes
 from worker.errors import Code, WorkerError
-from worker.net.connections import BlockedAddress, Ended, Peers, Sockets, allows, new_session
-from worker.sites.client import Client, Sites
-from worker.sites.refusals import Refused
+from worker.net.connections import (
+    AllowedPeers,
+    BlockedAddressError,
+    ConnectionsClosedError,
+    Sockets,
+    allows,
+    new_session,
+)
+from worker.sites.client import SiteClient, Sites
+from worker.sites.errors import SiteError
 from worker.sites.repo_list import parse_repo_list
 
 DATA = safetensors_bytes(200_000)
@@ -74,9 +81,9 @@ def listener():
     ],
 )
 def test_private_addresses_are_no_peers(address):
-    assert not allows(Peers.PUBLIC, address)
-    assert allows(Peers.ANY, address)
-    assert allows(Peers.LOOPBACK, address) == (
+    assert not allows(AllowedPeers.PUBLIC, address)
+    assert allows(AllowedPeers.ANY, address)
+    assert allows(AllowedPeers.LOOPBACK, address) == (
         address in ("127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1")
         or (address in ("2002:7f00:1::", "64:ff9b::7f00:1"))
     )
@@ -84,14 +91,14 @@ def test_private_addresses_are_no_peers(address):
 
 @pytest.mark.parametrize("address", ["1.1.1.1", "104.18.0.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"])
 def test_public_addresses_are_peers(address):
-    assert allows(Peers.PUBLIC, address)
+    assert allows(AllowedPeers.PUBLIC, address)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "2130706433", "0x7f000001", "127.1", "[::ffff:127.0.0.1]"])
 def test_a_connection_that_arrives_inside_is_dropped_before_a_word_is_said(listener, host):
     port, heard = listener
     for scheme in ("http", "https"):
-        with new_session(Peers.PUBLIC, Sockets()) as session, pytest.raises(BlockedAddress):
+        with new_session(AllowedPeers.PUBLIC, Sockets()) as session, pytest.raises(BlockedAddressError):
             session.get(f"{scheme}://{host}:{port}/", timeout=2)
     assert not any(heard)
 
@@ -100,14 +107,14 @@ def test_a_name_that_resolves_to_the_inside_is_refused_for_a_public_site(listene
     port, heard = listener
     real = socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, _, *more: real("127.0.0.1", port, *more))
-    client = Client(Sites(civitai_token="secret"), QUICK, Sockets())
-    with pytest.raises(Refused, match="not a public address"):
+    client = SiteClient(Sites(civitai_token="secret"), QUICK, Sockets())
+    with pytest.raises(SiteError, match="not a public address"):
         client.follow(PUBLIC, LINE)
     client.close()
     assert not any(heard)
 
 
-class Redirecting(Client):
+class Redirecting(SiteClient):
     """A client whose first answer is a redirect, as if the public site had sent it; further hops are real."""
 
     def __init__(self, sites: Sites, location: str) -> None:
@@ -150,7 +157,7 @@ class Redirecting(Client):
 def test_a_public_site_can_not_send_us_inside(listener, location, hosts):
     port, heard = listener
     client = Redirecting(Sites(model_hosts=hosts, civitai_token="secret"), location.format(port=port))
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(SiteError) as caught:
         client.follow(PUBLIC, LINE)
     client.close()
     assert caught.value.code is Code.DOWNLOAD_FAILED
@@ -161,16 +168,16 @@ def test_a_public_site_can_not_send_us_inside(listener, location, hosts):
 def test_a_configured_loopback_site_may_send_us_to_loopback_storage_but_not_further():
     sites = Sites(civitai_url="http://127.0.0.1:5000", model_hosts=("models.lan:8443",))
     base = "http://127.0.0.1:5000/api/download/models/5"
-    assert sites.peers(base, base) is Peers.ANY
-    assert sites.peers("http://127.0.0.1:6000/x", base) is Peers.LOOPBACK
-    assert sites.peers("https://storage.example/x", base) is Peers.LOOPBACK
+    assert sites.peers(base, base) is AllowedPeers.ANY
+    assert sites.peers("http://127.0.0.1:6000/x", base) is AllowedPeers.LOOPBACK
+    assert sites.peers("https://storage.example/x", base) is AllowedPeers.LOOPBACK
     for url in ("http://192.168.0.1/x", "http://storage.example/x"):
-        with pytest.raises(Refused):
+        with pytest.raises(SiteError):
             sites.peers(url, base)
-    assert not allows(Peers.LOOPBACK, "192.168.0.1")
+    assert not allows(AllowedPeers.LOOPBACK, "192.168.0.1")
     lan = "https://models.lan:8443/x"
-    assert sites.peers(lan, lan) is Peers.ANY
-    assert sites.peers("https://elsewhere.lan/x", lan) is Peers.PUBLIC
+    assert sites.peers(lan, lan) is AllowedPeers.ANY
+    assert sites.peers("https://elsewhere.lan/x", lan) is AllowedPeers.PUBLIC
 
 
 def test_redirects_end(server, tmp_path):
@@ -183,13 +190,13 @@ def test_redirects_end(server, tmp_path):
 
 def test_sockets_can_be_ended_from_another_thread():
     sockets = Sockets()
-    with socket.create_server(("127.0.0.1", 0)) as silent, new_session(Peers.ANY, sockets) as session:
+    with socket.create_server(("127.0.0.1", 0)) as silent, new_session(AllowedPeers.ANY, sockets) as session:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
-        threading.Timer(0.1, sockets.end).start()
+        threading.Timer(0.1, sockets.close_all).start()
         with pytest.raises(requests.ConnectionError):
             session.get(url, timeout=5)
         assert sockets.ended
-        with pytest.raises(Ended):
+        with pytest.raises(ConnectionsClosedError):
             session.get(url, timeout=5)
 
 

@@ -14,7 +14,7 @@ import pytest
 from worker.errors import Code, WorkerError
 from worker.inputs.links import InputLinks, is_public, peers_of
 from worker.net.retry import Retry
-from worker.stop import Stop, Stopped
+from worker.stop import Stop, StoppedError
 
 QUICK = Retry(tries=3, scale=0.001, connect_s=2.0, read_s=2.0)
 PRIVATE = [
@@ -230,6 +230,6 @@ def test_a_cancelled_job_ends_its_fetch_at_once(web, tmp_path):
     stop = Stop()
     threading.Timer(0.3, stop.set).start()
     started = time.monotonic()
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         fetch(f"{web.url}/a.png", tmp_path, allowed=["127.0.0.1"], stop=stop)
     assert time.monotonic() - started < 2

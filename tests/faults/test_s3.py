@@ -19,13 +19,13 @@ import requests
 
 from tests.support.s3_server import BUCKET, Canned, S3Server
 from worker.errors import Code, WorkerError
-from worker.net.connections import Peers
+from worker.net.connections import AllowedPeers
 from worker.net.retry import Retry
 from worker.s3.address import Keys, bucket_address
 from worker.s3.signature import presigned
 from worker.s3.upload import Body, Bucket
 from worker.settings import REPO_ROOT
-from worker.stop import Stop, Stopped
+from worker.stop import Stop, StoppedError
 
 QUICK = Retry(tries=4, scale=0.001, connect_s=10.0, read_s=20.0)
 BIG = (12 << 20) + 5
@@ -33,7 +33,7 @@ BIG = (12 << 20) + 5
 
 def bucket_of(s3: S3Server, name: str = BUCKET, keys: Keys | None = None, **options) -> Bucket:
     keys = keys or Keys(s3.access, s3.secret)
-    return Bucket(bucket_address(s3.url, name, keys, **options), Peers.ANY, QUICK)
+    return Bucket(bucket_address(s3.url, name, keys, **options), AllowedPeers.ANY, QUICK)
 
 
 def put(bucket: Bucket, key: str = "job/a.png", data: bytes = b"picture", stop: Stop | None = None) -> None:
@@ -175,7 +175,7 @@ def test_a_completion_that_fails_inside_a_200_is_noticed(s3, big_file):
 
 def test_a_server_that_is_not_there_ends_in_an_error(s3):
     address = bucket_address("http://127.0.0.1:9", "pics", Keys("a", "b"))
-    assert "connection to the bucket broke" in str(failure(Bucket(address, Peers.ANY, QUICK)))
+    assert "connection to the bucket broke" in str(failure(Bucket(address, AllowedPeers.ANY, QUICK)))
 
 
 def test_a_cancelled_job_ends_its_uploads_at_once(s3):
@@ -183,7 +183,7 @@ def test_a_cancelled_job_ends_its_uploads_at_once(s3):
     s3.stall[:] = [5.0]
     threading.Timer(0.3, stop.set).start()
     started = time.monotonic()
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         put(bucket_of(s3), stop=stop)
     assert time.monotonic() - started < 2
 

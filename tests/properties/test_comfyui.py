@@ -17,10 +17,10 @@ from worker.comfyui.api import PREVIEW, ComfyApi
 from worker.comfyui.history import cached_nodes, failure
 from worker.comfyui.progress import JobProgress
 from worker.comfyui.run import Run
-from worker.comfyui.validation_errors import lists_left_out, refusal
+from worker.comfyui.validation_errors import lists_left_out, validation_error
 from worker.errors import Code, WorkerError
 from worker.results.outputs import TEXT as TEXT_TYPE
-from worker.results.outputs import Names, choose, outputs_of
+from worker.results.outputs import UniqueNames, choose, outputs_of
 
 # --- frames ---------------------------------------------------------------------------------------------------------
 
@@ -211,7 +211,7 @@ def test_any_history_gives_files_of_plain_text_each_once_or_no_output(history):
 
 @given(st.lists(st.one_of(TEXT, st.sampled_from(["a.png", "A.png", "a (2).png"])), max_size=6))
 def test_no_two_files_of_an_answer_have_one_name_on_any_system(filenames):
-    names = Names()
+    names = UniqueNames()
     given_names = [names.unique(filename).casefold() for filename in filenames]
     assert len(set(given_names)) == len(given_names)
 
@@ -250,7 +250,7 @@ REFUSALS = broken(
 @given(st.sampled_from([200, 400, 400, 500]), REFUSALS, st.none() | st.just(["9"]))
 def test_any_answer_to_a_prompt_is_its_acceptance_or_an_error_that_can_be_sent(status, body, targets):
     lists_left_out(body)
-    error = refusal(status, body, targets, {})
+    error = validation_error(status, body, targets, {})
     assert error or status == 200
     if error:
         assert sent(error).code in (

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.properties.strategies import JSON, TEXT, broken
 from worker.errors import Code, WorkerError
-from worker.models.prompt_names import NO_MODEL, Names, is_model_name, loose, match_models, model_names
+from worker.models.prompt_names import NO_MODEL, ModelNames, is_model_name, loose, match_models, model_names
 
 FOLDERS = st.sampled_from(["", "", "sub/", "sub\\", "SUB/deep/", "x\\y/"])
 STEMS = st.sampled_from(["a", "A", "b", "ä", "a\u0308", "a b", "a (1)", "ß", "SS", "m.v2"])
@@ -45,7 +45,7 @@ def aliases(draw, options):
 def situations(draw):
     """(values, options, names of the job)."""
     options = draw(OPTIONS)
-    names = Names(draw(aliases(options)))
+    names = ModelNames(draw(aliases(options)))
     values = st.builds(disguised, st.sampled_from(options), FOLDERS, st.booleans()) | VALUES if options else VALUES
     return draw(st.lists(values, min_size=1, max_size=3)), options, names
 
@@ -59,7 +59,7 @@ def disguised(option, folder, loud):
 def matched(values, options, names=None):
     """What each value was read as; None where the prompt was refused as the contract has it."""
     try:
-        found = match_models(prompt_of(*values), info_of(options), names or Names())
+        found = match_models(prompt_of(*values), info_of(options), names or ModelNames())
     except WorkerError as error:
         assert error.code is Code.MODEL_MISSING
         assert error.details["missing"]
@@ -173,7 +173,7 @@ def test_a_renamed_file_is_found_in_its_own_folder_whatever_another_folder_has_r
     renamed = {folder: {name: f"{stem}.{number}.safetensors"} for number, folder in enumerate(folders)}
     for number in range(2):
         options = [f"{stem}.{number}.safetensors", *([name] if taken else [])]
-        assert matched([name], options, Names({}, renamed)) == [f"{stem}.{number}.safetensors"]
+        assert matched([name], options, ModelNames({}, renamed)) == [f"{stem}.{number}.safetensors"]
 
 
 NODES = {

@@ -15,12 +15,12 @@ from worker.models import plan
 from worker.models.inventory import Inventory
 from worker.models.locations import DiskFile
 from worker.models.manifest import Entry
-from worker.net.answers import Answer
+from worker.net.answers import HttpAnswer
 from worker.net.retry import Retry
 from worker.sites import civitai, hugging_face
 from worker.sites import direct_link as direct
 from worker.sites.client import Reached, Sites, _json_body, _next_hop
-from worker.sites.refusals import Refused, login_refusal, refusal, storage_refusal
+from worker.sites.errors import SiteError, login_error, site_error, storage_error
 from worker.sites.repo_list import parse_repo_list
 from worker.sites.types import MANAGED_FOLDERS
 from worker.stop import Stop
@@ -92,15 +92,17 @@ def looked_up(resolve, text, client, allow_pickle=False):
         return None
     assert file.folder in MANAGED_FOLDERS
     (want,) = plan.gather([file])
-    (place,) = plan.place_new([want], Inventory(occupied=frozenset({(file.folder, file.filename.casefold())})), {})
-    for name in (file.filename, place.name):
+    (location,) = plan.choose_locations(
+        [want], Inventory(occupied=frozenset({(file.folder, file.filename.casefold())})), {}
+    )
+    for name in (file.filename, location.name):
         assert name not in ("", ".", "..")
         assert not set(name) & set("/\\\0")
         assert len(name.encode()) <= 255
     assert file.size is None or file.size >= 0
-    entry = plan.note(want, DiskFile(place, 1, 1, 1, 1, False), 1.0, sha256=None, origin="downloaded")
+    entry = plan.record(want, DiskFile(location, 1, 1, 1, 1, False), 1.0, sha256=None, origin="downloaded")
     written = json.loads(json.dumps(entry.to_json(), ensure_ascii=False).encode())
-    assert Entry.from_json(str(place), written) == entry
+    assert Entry.from_json(str(location), written) == entry
     return file
 
 
@@ -165,7 +167,7 @@ def test_any_headers_of_a_plain_host_end_in_a_file_or_in_an_error_that_quotes_th
 def test_any_metadata_body_is_an_object_or_a_refusal(body):
     try:
         assert isinstance(_json_body(response(body)), dict)
-    except Refused as refused:
+    except SiteError as refused:
         assert refused.code is Code.DOWNLOAD_FAILED
 
 
@@ -173,7 +175,7 @@ DATES = st.sampled_from(
     ["Wed, 21 Oct 2015 07:28:00 GMT", "Mon, 1 Jan 9999 00:00:00 -9999", "1 Jan 1 0:0:0 +99999999999"]
 )
 ANSWERS = st.builds(
-    lambda status, after, kind, said, body, with_token: Answer(
+    lambda status, after, kind, said, body, with_token: HttpAnswer(
         status, {"Retry-After": after, "Content-Type": kind, "X-Error-Message": said}, body, with_token
     ),
     st.sampled_from([200, 206, 400, 401, 403, 404, 408, 410, 418, 429, 451, 500, 503]),
@@ -191,7 +193,7 @@ ANSWERS = st.builds(
 
 @given(ANSWERS, st.sampled_from(["civitai", "hf", "http"]))
 def test_any_answer_that_is_no_file_becomes_a_refusal_of_one_readable_line(answer, site):
-    for refused in (refusal(site, answer), storage_refusal(answer), login_refusal(site)):
+    for refused in (site_error(site, answer), storage_error(answer), login_error(site)):
         assert refused.what.isprintable()
         assert len(refused.what) < 1000
         assert refused.retry_after_s is None or refused.retry_after_s >= 0
@@ -204,5 +206,5 @@ def test_any_answer_that_is_no_file_becomes_a_refusal_of_one_readable_line(answe
 def test_any_location_leads_somewhere_or_is_refused(location):
     try:
         assert _next_hop("https://civitai.com/a", location)
-    except Refused as refused:
+    except SiteError as refused:
         assert refused.code is Code.DOWNLOAD_FAILED

@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from worker.comfyui import cached_files as authors
-from worker.comfyui.cached_files import Authors, author_of, marked, perhaps_earlier
+from worker.comfyui.cached_files import CachedFiles, content_key, perhaps_earlier, with_rerun_input
 from worker.results.outputs import TEXT, Output, OutputFile
 
 SAVE = {"class_type": "SaveVideo", "inputs": {"x": ["1", 0]}}
@@ -23,35 +23,35 @@ def video(node_id: str = "9", name: str = "a.mp4", kind: str = "output", data: b
 
 
 def test_jobs_with_the_same_texts_are_one_author_and_any_difference_makes_two():
-    assert author_of(PROMPT, {"workflow": {"a": 1}}) == author_of(dict(PROMPT), {"workflow": {"a": 1}})
-    assert author_of(PROMPT, {}) != author_of(PROMPT, {"workflow": None})
-    assert author_of(PROMPT, {}) != author_of({**PROMPT, "2": PROMPT["1"]}, {})
+    assert content_key(PROMPT, {"workflow": {"a": 1}}) == content_key(dict(PROMPT), {"workflow": {"a": 1}})
+    assert content_key(PROMPT, {}) != content_key(PROMPT, {"workflow": None})
+    assert content_key(PROMPT, {}) != content_key({**PROMPT, "2": PROMPT["1"]}, {})
 
 
 def test_a_marked_node_is_another_to_the_cache_and_the_prompt_stays_as_it_was():
-    changed = marked(PROMPT, {"9"}, "me")
-    assert changed["9"]["inputs"] == {"x": ["1", 0], authors.MARK: "me"}
+    changed = with_rerun_input(PROMPT, {"9"}, "me")
+    assert changed["9"]["inputs"] == {"x": ["1", 0], authors.RERUN_INPUT: "me"}
     assert changed["1"] is PROMPT["1"]
     assert PROMPT["9"]["inputs"] == {"x": ["1", 0]}
 
 
 def test_a_file_that_the_prompt_itself_wrote_is_its_own():
-    assert Authors().others("me", [video()], PROMPT, set()) == set()
+    assert CachedFiles().others("me", [video()], PROMPT, set()) == set()
 
 
 @pytest.mark.parametrize("writer", ["me", "another"])
 def test_a_cached_file_is_the_writers(writer):
-    known = Authors()
+    known = CachedFiles()
     known.note(writer, PROMPT, [video().output], set())
     assert known.others("me", [video()], PROMPT, {"9"}) == (set() if writer == "me" else {"9"})
 
 
 def test_a_cached_file_that_nobody_is_known_to_have_written_is_anothers():
-    assert Authors().others("me", [video()], PROMPT, {"9"}) == {"9"}
+    assert CachedFiles().others("me", [video()], PROMPT, {"9"}) == {"9"}
 
 
 def test_a_name_that_another_node_took_meanwhile_is_not_the_nodes_own_any_more():
-    known = Authors()
+    known = CachedFiles()
     known.note("me", PROMPT, [video().output], set())
     known.note("me", PROMPT, [video("8").output], set())
     assert known.others("me", [video()], PROMPT, {"9"}) == {"9"}
@@ -73,7 +73,7 @@ def texts(**pairs: str) -> PngInfo:
 def test_a_png_whose_texts_can_all_be_replaced_and_a_text_are_not_made_anew():
     text = OutputFile(Output("9", "node_9.txt", "", TEXT, "hello"), data=b"hello")
     with_texts = png(pnginfo=texts(prompt="{}", workflow='{"a": 1}'), icc_profile=b"x")
-    assert Authors().others("me", [png(), with_texts, text], PROMPT, {"9"}) == set()
+    assert CachedFiles().others("me", [png(), with_texts, text], PROMPT, {"9"}) == set()
 
 
 @pytest.mark.parametrize("more", ["a plain text", "EXIF", "cut short"])
@@ -82,16 +82,16 @@ def test_a_png_with_more_in_it_than_comfyui_writes_is_made_anew(more):
     exif[0x010E] = "workflow of somebody"
     found = {"a plain text": png(pnginfo=texts(parameters="a cat")), "EXIF": png(exif=exif)}.get(more, png())
     data = found.data if more != "cut short" else found.data[:-12]
-    assert Authors().others("me", [video(name="a.png", data=data)], PROMPT, {"9"}) == {"9"}
+    assert CachedFiles().others("me", [video(name="a.png", data=data)], PROMPT, {"9"}) == {"9"}
 
 
 def test_a_file_that_is_gone_before_it_is_looked_at_counts_as_anothers(tmp_path):
     gone = OutputFile(Output("9", "a.mp4", "", "output"), tmp_path / "a.mp4")
-    assert Authors().others("me", [gone], PROMPT, {"9"}) == {"9"}
+    assert CachedFiles().others("me", [gone], PROMPT, {"9"}) == {"9"}
 
 
 def test_what_a_failed_prompt_wrote_is_its_own_and_what_it_found_is_not():
-    known = Authors()
+    known = CachedFiles()
     known.note("earlier", PROMPT, [video().output], set())
     fresh = video("8", "b.mp4")
     known.note_unfinished("failed", PROMPT, [video().output, fresh.output], ["9"])
@@ -104,9 +104,9 @@ def test_files_of_nodes_that_others_expanded_into_are_told_apart_by_what_is_know
     inner, prompt = video("9.0.0.1"), PROMPT
     earlier = perhaps_earlier([inner.output], prompt, set())
     assert earlier == {"9.0.0.1"}
-    known = Authors()
+    known = CachedFiles()
     assert known.others("me", [inner], prompt, earlier) == set()
-    assert Authors(shared=True).others("me", [inner], prompt, earlier) == {"9.0.0.1"}
+    assert CachedFiles(shared=True).others("me", [inner], prompt, earlier) == {"9.0.0.1"}
     known.note("me", prompt, [inner.output], earlier)
     assert known.others("another", [inner], prompt, earlier) == {"9.0.0.1"}
     assert known.unnamed(prompt, [inner.output], {"9"}) == set()
@@ -116,7 +116,7 @@ def test_files_of_nodes_that_others_expanded_into_are_told_apart_by_what_is_know
 
 def test_only_so_many_files_are_remembered(monkeypatch):
     monkeypatch.setattr(authors, "MOST_FILES", 2)
-    known = Authors()
+    known = CachedFiles()
     for name in ("a.mp4", "b.mp4", "c.mp4"):
         known.note("me", PROMPT, [video(name=name).output], set())
     assert known.others("me", [video(name="a.mp4")], PROMPT, {"9"}) == {"9"}

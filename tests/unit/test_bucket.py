@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from worker.net.retry import Again
+from worker.net.retry import RetryReason
 from worker.s3.address import Keys, bucket_address
-from worker.s3.refusals import refused
+from worker.s3.errors import refused
 from worker.s3.upload import Bucket
 from worker.settings import Settings, SettingsError
 
@@ -98,14 +98,14 @@ def test_a_key_stays_inside_its_job():
 @pytest.mark.parametrize(
     ("status", "code", "said", "again"),
     [
-        (503, "SlowDown", "503", Again.SERVER),
-        (400, "RequestTimeout", "400", Again.SERVER),
-        (403, "AccessDenied", "writing to the bucket 'pics' was refused", Again.NEVER),
-        (403, "SignatureDoesNotMatch", "credentials were refused", Again.NEVER),
-        (404, "NoSuchBucket", "no bucket 'pics'", Again.NEVER),
-        (404, "", "no bucket 'pics'", Again.NEVER),
-        (301, "PermanentRedirect", "301", Again.NEVER),
-        (418, "\x1b[31m<evil>", "418", Again.NEVER),
+        (503, "SlowDown", "503", RetryReason.SERVER),
+        (400, "RequestTimeout", "400", RetryReason.SERVER),
+        (403, "AccessDenied", "writing to the bucket 'pics' was refused", RetryReason.NEVER),
+        (403, "SignatureDoesNotMatch", "credentials were refused", RetryReason.NEVER),
+        (404, "NoSuchBucket", "no bucket 'pics'", RetryReason.NEVER),
+        (404, "", "no bucket 'pics'", RetryReason.NEVER),
+        (301, "PermanentRedirect", "301", RetryReason.NEVER),
+        (418, "\x1b[31m<evil>", "418", RetryReason.NEVER),
     ],
 )
 def test_what_an_answer_means(status, code, said, again):

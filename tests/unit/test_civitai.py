@@ -7,7 +7,7 @@ from tests.support.model_rig import Rig
 from tests.support.safetensors_files import safetensors_bytes
 from worker.errors import Code, WorkerError
 from worker.sites.civitai_folders import folder_of
-from worker.sites.client import Client
+from worker.sites.client import SiteClient
 from worker.sites.types import ModelFile
 
 DATA = safetensors_bytes(5000)
@@ -256,13 +256,13 @@ def test_metadata_with_odd_contents_is_refused_politely(server, rig):
 def test_a_404_is_asked_once_more_at_the_second_host_but_only_for_the_public_site(server, tmp_path, monkeypatch):
     asked = []
 
-    def json(self: Client, url: str, *_: object) -> dict[str, object]:
+    def json(self: SiteClient, url: str, *_: object) -> dict[str, object]:
         asked.append(url)
-        from worker.sites.refusals import Refused
+        from worker.sites.errors import SiteError
 
-        raise Refused(Code.MODEL_NOT_FOUND, "no such version", status=404)
+        raise SiteError(Code.MODEL_NOT_FOUND, "no such version", status=404)
 
-    monkeypatch.setattr(Client, "json", json)
+    monkeypatch.setattr(SiteClient, "json", json)
     public = Rig(server, tmp_path, CIVITAI_URL="https://civitai.com")
     refusal(public, "https://civitai.com/models/5")
     refusal(Rig(server, tmp_path), "https://civitai.com/models/5")

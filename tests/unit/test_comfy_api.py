@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from aiohttp import web
 
-from worker.comfyui.api import ComfyApi, NoAnswer
+from worker.comfyui.api import ComfyApi, NoAnswerError
 
 ODD_FRAMES = ["[" * 50_000, "1" * 5000, "5", "{}", '{"data": {}}', '{"type": [], "data": {}}']
 ODD_FRAMES += ['{"type": "worker.preview", "data": {}}', b"", b"\x00\x00\x00\x04\xff\xff\xff\xff" + b"[" * 50_000]
@@ -76,7 +76,7 @@ def test_answers_that_are_no_json_objects_say_nothing():
         api = ComfyApi(f"http://127.0.0.1:{runner.addresses[0][1]}", "me")
         said = await api.system_stats(), await api.history("a"), await api.knows("a"), await api.object_info("A")
         await runner.cleanup()
-        with pytest.raises(NoAnswer):
+        with pytest.raises(NoAnswerError):
             await api.system_stats()
         assert not await api.is_up()
         await api.close()

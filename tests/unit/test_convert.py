@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
-from worker.results.convert import LeftAlone, convert, even_chunks
+from worker.results.convert import NotConvertedError, convert, even_chunks
 
 TEXTS = {"prompt": json.dumps({"1": {"inputs": {"text": "ü"}}}), "workflow": json.dumps({"nodes": [1]})}
 
@@ -107,7 +107,7 @@ def test_animated_ones_and_what_is_no_image_are_left_alone_without_a_word():
     out = io.BytesIO()
     noise().save(out, "WEBP", save_all=True, append_images=[noise()])
     for data in (out.getvalue(), b"no image", b"<svg/>", b""):
-        with pytest.raises(LeftAlone) as reason:
+        with pytest.raises(NotConvertedError) as reason:
             convert(data, "webp", 80)
         assert str(reason.value) == ""
 
@@ -121,12 +121,12 @@ def test_animated_ones_and_what_is_no_image_are_left_alone_without_a_word():
     ],
 )
 def test_others_are_left_alone_with_the_reason(data, said):
-    with pytest.raises(LeftAlone, match=said):
+    with pytest.raises(NotConvertedError, match=said):
         convert(data, "webp", 80)
 
 
 def test_a_bomb_is_not_decoded(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     for side in (40, 400):
-        with pytest.raises(LeftAlone, match="too many pixels"):
+        with pytest.raises(NotConvertedError, match="too many pixels"):
             convert(png(Image.new("1", (side, side))), "jpeg", 80)

@@ -10,7 +10,7 @@ import pytest
 from worker.comfyui.history import cached_nodes, failure
 from worker.errors import Code, WorkerError
 from worker.results.media_types import media_type
-from worker.results.outputs import Names, Output, check_answer, choose, official_answer, outputs_of
+from worker.results.outputs import Output, UniqueNames, check_answer, choose, official_answer, outputs_of
 
 RECORDINGS = Path(__file__).parents[1] / "protocol" / "recordings"
 PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 20
@@ -98,7 +98,7 @@ def test_the_media_type_follows_the_bytes(name, data, kind):
 
 
 def test_names_are_unique_in_an_answer_whatever_the_system():
-    names = Names()
+    names = UniqueNames()
     given = ["a_00001_.png", "A_00001_.PNG", "a_00001_.png", "b", "b"]
     assert [names.unique(name) for name in given] == [
         "a_00001_.png",

@@ -8,17 +8,17 @@ import sys
 
 import pytest
 
-from worker.memory import give_back_large_blocks
+from worker.memory import lower_mmap_threshold
 
 PROGRAM = """
 import threading
 from pathlib import Path
-from worker.memory import give_back_large_blocks
+from worker.memory import lower_mmap_threshold
 
 def resident_mb():
     return int(next(line for line in Path("/proc/self/status").open() if line.startswith("VmRSS")).split()[1]) >> 10
 
-assert give_back_large_blocks()
+assert lower_mmap_threshold()
 before, all_there = resident_mb(), threading.Barrier(5)
 
 def answer():
@@ -52,4 +52,4 @@ def test_large_blocks_that_four_threads_freed_are_given_back():
 
 def test_another_allocator_is_left_as_it_is(monkeypatch):
     monkeypatch.setattr("ctypes.CDLL", lambda _: object())
-    assert give_back_large_blocks() is False
+    assert lower_mmap_threshold() is False

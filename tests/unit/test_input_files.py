@@ -22,7 +22,7 @@ def folder(tmp_path) -> InputFolder:
 
 
 def put(folder: InputFolder, name: str, data: bytes) -> dict[str, str]:
-    return folder.place([(name, folder.keep(data))])
+    return folder.link_inputs([(name, folder.keep(data))])
 
 
 def names(folder: InputFolder) -> set[str]:
@@ -87,7 +87,7 @@ def test_past_the_budget_what_was_used_longest_ago_goes_with_its_names(folder):
 
 
 def test_a_job_larger_than_the_budget_still_has_all_its_inputs(folder):
-    folder.place([(f"{number}.png", folder.keep(bytes([number]) * 600)) for number in range(4)])
+    folder.link_inputs([(f"{number}.png", folder.keep(bytes([number]) * 600)) for number in range(4)])
     assert names(folder) == {"0.png", "1.png", "2.png", "3.png"}
 
 
@@ -97,7 +97,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(folder, tmp_path, name):
     (folder.root / "out").symlink_to(tmp_path / "elsewhere")
     content = folder.keep(b"x")
     with pytest.raises(WorkerError, match="INVALID_INPUT"):
-        folder.place([(name, content)])
+        folder.link_inputs([(name, content)])
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
@@ -142,8 +142,8 @@ def test_all_files_of_a_job_together_are_bounded(tmp_path):
     inputs = InputFiles(Settings.from_environ(env))
     files = [InputFile("a.png", b"x" * 600), InputFile("b.png", b"y" * 600)]
     with pytest.raises(WorkerError, match=r"INPUT_LIMIT_MB is 0\.001"):
-        inputs.bring(files, Stop())
-    assert len(inputs.bring(files[:1], Stop())) == 1
+        inputs.download(files, Stop())
+    assert len(inputs.download(files[:1], Stop())) == 1
 
 
 @pytest.mark.parametrize(

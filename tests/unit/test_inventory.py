@@ -12,7 +12,7 @@ import pytest
 from tests.support.model_bench import HOUR_NS, put
 from worker.models import inventory as module
 from worker.models.inventory import ModelFolders
-from worker.models.locations import Place
+from worker.models.locations import Location
 from worker.models.manifest import ABANDONED_S, MANIFEST_PATH, Entry
 from worker.models.prune_rules import Outcome, delete
 
@@ -25,12 +25,12 @@ def settle(root):
 
 
 def entry_for(folders, name, identity="civitai:1:2", **more):
-    file = folders.look(Place.parse(name))
-    return Entry(file.place, identity, file.place.basename, file.size, file.mtime_ns, **{"keys": ("k",), **more})
+    file = folders.stat_file(Location.parse(name))
+    return Entry(file.location, identity, file.location.basename, file.size, file.mtime_ns, **{"keys": ("k",), **more})
 
 
 def names(inventory):
-    return sorted(str(place) for place in inventory.files)
+    return sorted(str(location) for location in inventory.files)
 
 
 def test_files_are_found_as_comfyui_lists_them(tmp_path):
@@ -59,7 +59,7 @@ def test_a_file_behind_a_symlink_is_present_and_marked(tmp_path):
     (tmp_path / "loras" / "folder").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "vae").symlink_to(tmp_path / "elsewhere")
     files = ModelFolders(tmp_path).read().files
-    assert {str(place): (file.linked, file.size) for place, file in files.items()} == {
+    assert {str(location): (file.linked, file.size) for location, file in files.items()} == {
         "loras/link.safetensors": (True, 5),
         "loras/folder/x.safetensors": (True, 5),
         "vae/x.safetensors": (True, 5),
@@ -84,9 +84,9 @@ def test_what_was_committed_is_known_to_the_next_worker(tmp_path):
     put(tmp_path, "loras/a.safetensors")
     folders = ModelFolders(tmp_path)
     entry = entry_for(folders, "loras/a.safetensors", aliases=("x.safetensors",), sha256="ab", last_used=5.0)
-    folders.commit({entry.place: entry})
+    folders.commit({entry.location: entry})
     read = ModelFolders(tmp_path).read()
-    assert read.entries == {entry.place: entry}
+    assert read.entries == {entry.location: entry}
     assert read.by_key["k"] == entry
     assert read.by_identity["civitai:1:2", "loras"] == entry
 
@@ -96,7 +96,7 @@ def test_an_entry_counts_only_while_its_file_is_the_same(tmp_path, change):
     path = put(tmp_path, "loras/a.safetensors")
     folders = ModelFolders(tmp_path)
     entry = entry_for(folders, "loras/a.safetensors")
-    folders.commit({entry.place: entry})
+    folders.commit({entry.location: entry})
     if change == "size":
         times = path.stat().st_mtime_ns
         path.write_bytes(b"longer than before")
@@ -106,7 +106,7 @@ def test_an_entry_counts_only_while_its_file_is_the_same(tmp_path, change):
     else:
         path.unlink()
     assert ModelFolders(tmp_path).read().entries == {}
-    assert not folders.same(entry)
+    assert not folders.is_unchanged(entry)
 
 
 BROKEN = [
@@ -128,22 +128,22 @@ def test_a_manifest_that_cannot_be_read_is_an_empty_one(tmp_path, text):
     folders = ModelFolders(tmp_path)
     assert folders.read().entries == {}
     entry = entry_for(folders, "loras/a.safetensors")
-    folders.commit({entry.place: entry})
-    assert ModelFolders(tmp_path).read().entries == {entry.place: entry}
+    folders.commit({entry.location: entry})
+    assert ModelFolders(tmp_path).read().entries == {entry.location: entry}
 
 
 def test_a_broken_entry_is_dropped_alone(tmp_path):
     put(tmp_path, "loras/a.safetensors")
     folders = ModelFolders(tmp_path)
     entry = entry_for(folders, "loras/a.safetensors")
-    folders.commit({entry.place: entry})
+    folders.commit({entry.location: entry})
     path = tmp_path / MANIFEST_PATH
     document = json.loads(path.read_text())
     good = document["files"]["loras/a.safetensors"]
     document["files"] |= {"loras/b": 3, "loras/c": {**good, "size": "9"}, "loras/d": {"identity": "x"}}
     document["files"]["loras/a.safetensors"] = {**good, "of a later version": True}
     path.write_text(json.dumps(document))
-    assert ModelFolders(tmp_path).read().entries == {entry.place: entry}
+    assert ModelFolders(tmp_path).read().entries == {entry.location: entry}
 
 
 def test_two_workers_writing_in_turn_lose_nothing(tmp_path):
@@ -154,7 +154,7 @@ def test_two_workers_writing_in_turn_lose_nothing(tmp_path):
         name = f"loras/{number}.safetensors"
         put(tmp_path, name)
         entry = entry_for(workers[0], name, f"civitai:1:{number}")
-        workers[number % 2].commit({entry.place: entry})
+        workers[number % 2].commit({entry.location: entry})
     assert len(ModelFolders(tmp_path).read().entries) == 6
 
 
@@ -168,7 +168,7 @@ def test_workers_writing_at_once_lose_no_note_and_never_leave_a_broken_manifest(
         start.wait()
         for number in range(mine, 40, 4):
             entry = entry_for(folders, f"loras/{number}.safetensors", f"civitai:1:{number}")
-            folders.commit({entry.place: entry})
+            folders.commit({entry.location: entry})
             assert json.loads((tmp_path / MANIFEST_PATH).read_text())["version"] == 1
 
     threads = [threading.Thread(target=work, args=(mine,)) for mine in range(4)]
@@ -186,10 +186,10 @@ def test_an_entry_whose_file_is_gone_is_forgotten_at_the_next_write(tmp_path):
     for name in ("a", "b"):
         put(tmp_path, f"loras/{name}.safetensors")
         entry = entry_for(folders, f"loras/{name}.safetensors", f"civitai:1:{name}")
-        folders.commit({entry.place: entry})
+        folders.commit({entry.location: entry})
     (tmp_path / "loras" / "a.safetensors").unlink()
     folders.read(fresh=True)
-    folders.commit({entry.place: replace(entry, last_used=9.0)})
+    folders.commit({entry.location: replace(entry, last_used=9.0)})
     assert list(json.loads((tmp_path / MANIFEST_PATH).read_text())["files"]) == ["loras/b.safetensors"]
 
 
@@ -197,31 +197,31 @@ def test_what_another_worker_brought_meanwhile_is_not_forgotten_with_what_was_de
     path = put(tmp_path, "loras/a.safetensors")
     folders = ModelFolders(tmp_path)
     entry = entry_for(folders, "loras/a.safetensors")
-    folders.commit({entry.place: entry})
-    folders.commit({entry.place: None})
-    assert ModelFolders(tmp_path).read().entries == {entry.place: entry}
+    folders.commit({entry.location: entry})
+    folders.commit({entry.location: None})
+    assert ModelFolders(tmp_path).read().entries == {entry.location: entry}
     path.unlink()
-    folders.commit({entry.place: None})
-    assert str(entry.place) not in (tmp_path / MANIFEST_PATH).read_text()
+    folders.commit({entry.location: None})
+    assert str(entry.location) not in (tmp_path / MANIFEST_PATH).read_text()
 
 
 def test_a_begun_download_is_remembered_for_a_day(tmp_path):
     now = time.time()
     for name, age in (("new", 60), ("old", ABANDONED_S + 60)):
         begun = Entry(
-            Place("loras", f"{name}.safetensors"), "civitai:1:2", "x", 0, 0, last_used=now - age, origin="pending"
+            Location("loras", f"{name}.safetensors"), "civitai:1:2", "x", 0, 0, last_used=now - age, origin="pending"
         )
-        ModelFolders(tmp_path).commit({begun.place: begun})
-    assert [place.name for place in ModelFolders(tmp_path).read().pending] == ["new.safetensors"]
+        ModelFolders(tmp_path).commit({begun.location: begun})
+    assert [location.name for location in ModelFolders(tmp_path).read().pending] == ["new.safetensors"]
 
 
 def test_a_begun_download_is_no_fact_about_a_file(tmp_path):
     """Not even about one of time 0, as reproducible images have them."""
     path = put(tmp_path, "loras/a.safetensors", b"")
     os.utime(path, ns=(0, 0))
-    begun = Entry(Place("loras", path.name), "civitai:1:2", path.name, 0, 0, last_used=time.time(), origin="pending")
+    begun = Entry(Location("loras", path.name), "civitai:1:2", path.name, 0, 0, last_used=time.time(), origin="pending")
     folders = ModelFolders(tmp_path)
-    folders.commit({begun.place: begun})
+    folders.commit({begun.location: begun})
     assert folders.read().entries == {}
 
 
@@ -230,7 +230,7 @@ def test_a_disk_that_cannot_be_written_costs_only_the_memory(tmp_path, caplog):
     put(tmp_path, ".comfy-worker", b"a file where the folder should be")
     folders = ModelFolders(tmp_path)
     entry = entry_for(folders, "loras/a.safetensors")
-    folders.commit({entry.place: entry})
+    folders.commit({entry.location: entry})
     assert "could not be written" in caplog.text
 
 
@@ -240,7 +240,7 @@ def test_what_a_worker_left_that_was_killed_while_it_wrote_is_removed(tmp_path):
     being_written = put(tmp_path, ".comfy-worker/.manifest.json.78-0123abcd", age_ns=0)
     folders = ModelFolders(tmp_path)
     entry = entry_for(folders, "loras/a.safetensors")
-    folders.commit({entry.place: entry})
+    folders.commit({entry.location: entry})
     assert not left.exists()
     assert being_written.exists()
 
@@ -291,8 +291,8 @@ def test_another_workers_manifest_is_seen(tmp_path):
     mine, other = ModelFolders(tmp_path), ModelFolders(tmp_path)
     assert mine.read().entries == {}
     entry = entry_for(other, "loras/a.safetensors")
-    other.commit({entry.place: entry})
-    assert mine.read().entries == {entry.place: entry}
+    other.commit({entry.location: entry})
+    assert mine.read().entries == {entry.location: entry}
 
 
 class TestDeletingOneFile:
@@ -300,17 +300,17 @@ class TestDeletingOneFile:
 
     def planned(self, root, name="loras/sub/a.safetensors"):
         put(root, name)
-        return ModelFolders(root).read().files[Place.parse(name)]
+        return ModelFolders(root).read().files[Location.parse(name)]
 
     def test_the_planned_file_goes(self, tmp_path):
         file = self.planned(tmp_path)
         assert delete(tmp_path, file) is Outcome.DELETED
-        assert not (tmp_path / str(file.place)).exists()
+        assert not (tmp_path / str(file.location)).exists()
         assert delete(tmp_path, file) is Outcome.GONE
 
     def test_a_file_replaced_since_the_plan_stays(self, tmp_path):
         file = self.planned(tmp_path)
-        path = tmp_path / str(file.place)
+        path = tmp_path / str(file.location)
         other = put(tmp_path, "new", b"other")
         os.utime(other, ns=(file.mtime_ns, file.mtime_ns))
         other.replace(path)
@@ -321,14 +321,14 @@ class TestDeletingOneFile:
     @pytest.mark.parametrize("data", [b"model", b"longer than it was"])
     def test_a_file_changed_in_place_since_the_plan_stays(self, tmp_path, data):
         file = self.planned(tmp_path)
-        path = tmp_path / str(file.place)
+        path = tmp_path / str(file.location)
         path.write_bytes(data)
         assert delete(tmp_path, file) is Outcome.CHANGED
         assert path.exists()
 
     def test_a_file_that_grew_within_one_tick_of_the_clock_stays(self, tmp_path):
         file = self.planned(tmp_path)
-        path = tmp_path / str(file.place)
+        path = tmp_path / str(file.location)
         path.write_bytes(b"longer than it was")
         os.utime(path, ns=(file.mtime_ns, file.mtime_ns))
         assert delete(tmp_path, file) is Outcome.CHANGED
@@ -339,7 +339,7 @@ class TestDeletingOneFile:
         path.symlink_to("sub/a.safetensors")
         facts = path.lstat()
         link = file._replace(
-            place=Place("loras", "link.safetensors"),
+            location=Location("loras", "link.safetensors"),
             size=facts.st_size,
             mtime_ns=facts.st_mtime_ns,
             inode=facts.st_ino,
@@ -349,7 +349,7 @@ class TestDeletingOneFile:
 
     def test_a_symlink_put_there_since_the_plan_stays_and_so_does_its_target(self, tmp_path):
         file = self.planned(tmp_path)
-        path = tmp_path / str(file.place)
+        path = tmp_path / str(file.location)
         path.rename(tmp_path / "moved")
         path.symlink_to(tmp_path / "moved")
         assert delete(tmp_path, file) is Outcome.CHANGED
@@ -362,13 +362,13 @@ class TestDeletingOneFile:
         (tmp_path / folder).rename(tmp_path / "moved")
         (tmp_path / folder).symlink_to(tmp_path / "moved")
         assert delete(tmp_path, file) is Outcome.CHANGED
-        assert (tmp_path / str(file.place)).exists()
+        assert (tmp_path / str(file.location)).exists()
 
     def test_a_path_that_climbs_out_is_refused(self, tmp_path):
         file = self.planned(tmp_path)
         path = tmp_path / "precious.safetensors"
-        (tmp_path / str(file.place)).rename(path)
-        climbing = file._replace(place=Place("loras", "../precious.safetensors"))
+        (tmp_path / str(file.location)).rename(path)
+        climbing = file._replace(location=Location("loras", "../precious.safetensors"))
         assert delete(tmp_path, climbing) is Outcome.CHANGED
         assert path.exists()
 

@@ -17,12 +17,12 @@ from worker.models import fetch as bringing
 from worker.models import folder_lock as root_lock
 from worker.models.folder_lock import LOCK_PATH
 from worker.models.leases import LEASES_PATH, Leases
-from worker.models.locations import Place
+from worker.models.locations import Location
 from worker.process_id import process_id
 from worker.settings import Settings
-from worker.stop import Stop, Stopped
+from worker.stop import Stop, StoppedError
 
-FILE = Place("loras", "m1.safetensors")
+FILE = Location("loras", "m1.safetensors")
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_what_another_worker_uses_is_deleted_only_when_it_has_let_go(worker, sou
     one, other = worker(), worker()
     one.prepare(source.list(1), {})
     assert other.prepare(source.list(2), {}).pruned == []
-    one.let_go()
+    one.release()
     assert named(other.prepare(source.list(2), {}).pruned) == ["loras/m1.safetensors"]
     assert tree(root).keys() == {"loras/m2.safetensors"}
 
@@ -81,7 +81,7 @@ def test_what_another_workers_prompt_names_without_listing_it_is_not_deleted(wor
 def test_a_job_that_came_to_use_a_doomed_file_during_the_download_keeps_it(worker, source, root):
     one, other = worker(), worker()
     one.prepare(source.list(1), {})
-    one.let_go()
+    one.release()
     source.before_fetch = lambda downloads: one.prepare(source.list(1), {})
     result = other.prepare(source.list(2), {})
     assert result.pruned == []
@@ -91,7 +91,7 @@ def test_a_job_that_came_to_use_a_doomed_file_during_the_download_keeps_it(worke
 def test_a_file_that_went_before_it_was_claimed_is_brought_again(worker, source, root, monkeypatch):
     one, other = worker(), worker()
     one.prepare(source.list(1), {})
-    one.let_go()
+    one.release()
     claim = one._leases.claim
 
     def late(*args):
@@ -173,7 +173,7 @@ def test_a_model_that_came_between_the_look_and_the_claim_is_not_fetched_again(w
 def test_a_job_that_waits_for_another_worker_can_be_cancelled(worker, source, root):
     claims_of(root, process_id(), fetching=["civitai:1:10"])
     stop = Stop()
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         worker().prepare(source.list(1), {}, stop=stop, report=lambda files: stop.set())
 
 
@@ -221,9 +221,9 @@ def test_nothing_is_written_for_a_job_that_uses_no_models_and_nothing_is_left_af
     assert not root.exists()
     one.prepare(source.list(1), {})
     assert len(list((root / LEASES_PATH).iterdir())) == 1
-    one.let_go()
+    one.release()
     assert list((root / LEASES_PATH).iterdir()) == []
-    one.let_go()
+    one.release()
 
 
 def test_a_folder_that_cannot_be_written_is_a_warning_and_no_end(worker, source, monkeypatch, caplog):
@@ -232,8 +232,8 @@ def test_a_folder_that_cannot_be_written_is_a_warning_and_no_end(worker, source,
 
     one = worker()
     one.prepare(source.list(1), {})
-    one.let_go()
-    monkeypatch.setattr("worker.models.leases.root_lock", refused)
+    one.release()
+    monkeypatch.setattr("worker.models.leases.folder_lock", refused)
     with caplog.at_level(logging.WARNING):
         assert len(one.prepare(source.list(1), {}).ready) == 1
     assert "cannot be told which models are in use" in caplog.text
@@ -241,14 +241,14 @@ def test_a_folder_that_cannot_be_written_is_a_warning_and_no_end(worker, source,
 
 def test_a_lock_that_somebody_hangs_with_or_a_disk_without_locks_does_not_stop_a_job(root, monkeypatch, caplog):
     monkeypatch.setattr(root_lock, "WAIT_S", 0.02)
-    with root_lock.root_lock(root), root_lock.root_lock(root):
+    with root_lock.folder_lock(root), root_lock.folder_lock(root):
         assert "going on without" in caplog.text
 
     def unknown(lock, operation):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", unknown)
-    with root_lock.root_lock(root):
+    with root_lock.folder_lock(root):
         pass
 
 
@@ -257,7 +257,7 @@ def test_only_one_holds_the_lock(root):
 
     def work():
         for _ in range(20):
-            with root_lock.root_lock(root):
+            with root_lock.folder_lock(root):
                 inside.append(1)
                 most.append(len(inside))
                 inside.pop()

@@ -11,9 +11,9 @@ from tests.support.civitai_files import Canned
 from tests.support.civitai_server import CivitaiServer
 from tests.support.model_rig import Rig
 from tests.support.safetensors_files import safetensors_bytes
-from worker.net.answers import Answer
+from worker.net.answers import HttpAnswer
 from worker.sites.direct_link import size_of
-from worker.sites.refusals import refusal
+from worker.sites.errors import site_error
 
 NOT_SIZES = ["\u00b2", "9" * 5000, "-1", "1e3", ""]
 
@@ -26,11 +26,11 @@ def test_what_is_no_size_is_an_unknown_size(text):
 
 @pytest.mark.parametrize("text", ["\u00b2", "9" * 5000, "1 Jan 1 0:0:0 +99999999999", "Mon, 99 Jan 2026"])
 def test_an_odd_time_to_wait_is_none(text):
-    assert Answer(429, {"Retry-After": text}).retry_after_s is None
+    assert HttpAnswer(429, {"Retry-After": text}).retry_after_s is None
 
 
 def test_a_content_type_is_shown_without_control_characters():
-    said = refusal("http", Answer(200, {"Content-Type": "a\x1b[31mb"})).what
+    said = site_error("http", HttpAnswer(200, {"Content-Type": "a\x1b[31mb"})).what
     assert said == "the host sent a [31mb instead of the file"
 
 

@@ -9,7 +9,7 @@ import pytest
 from worker.models import plan
 from worker.models import prune_rules as prune
 from worker.models.inventory import Inventory
-from worker.models.locations import DiskFile, Place
+from worker.models.locations import DiskFile, Location
 from worker.models.manifest import Entry
 from worker.models.plan import Want
 from worker.models.prompt_names import Mentions, model_names
@@ -20,24 +20,24 @@ from worker.sites.types import ModelFile, RepoLine
 NOW_NS = 2_000_000_000_000_000_000
 OLD_NS = NOW_NS - 3600 * 10**9
 GB = 10**9
-RULES = PruneRules(wanted=True, list_empty=False, shared=False, alone=True, started_ns=NOW_NS)
+RULES = PruneRules(wanted=True, list_empty=False, shared=False, no_other_job=True, started_ns=NOW_NS)
 
 
 def disk(text, size=GB, mtime_ns=OLD_NS, ctime_ns=OLD_NS, linked=False):
-    return DiskFile(Place.parse(text), size, mtime_ns, ctime_ns, hash(text), linked)
+    return DiskFile(Location.parse(text), size, mtime_ns, ctime_ns, hash(text), linked)
 
 
 def entry(file, identity="civitai:1:2", **more):
-    more.setdefault("canonical", file.place.name)
-    return Entry(file.place, identity, size=file.size, mtime_ns=file.mtime_ns, **more)
+    more.setdefault("canonical", file.location.name)
+    return Entry(file.location, identity, size=file.size, mtime_ns=file.mtime_ns, **more)
 
 
 def inventory(*files, entries=(), pending=(), occupied=()):
-    names = {(file.place.folder, file.place.name.casefold()) for file in files if "/" not in file.place.name}
+    names = {(file.location.folder, file.location.name.casefold()) for file in files if "/" not in file.location.name}
     return Inventory(
-        {file.place: file for file in files},
-        {each.place: each for each in entries},
-        {each.place: each for each in pending},
+        {file.location: file for file in files},
+        {each.location: each for each in entries},
+        {each.location: each for each in pending},
         frozenset(names | set(occupied)),
     )
 
@@ -53,9 +53,9 @@ def wanted(identity="civitai:1:2", filename="a.safetensors", folder="loras", key
 
 def pruned(stock, listed=(), prompt=None, **rules):
     chosen = prune.plan_prune(
-        stock, {Place.parse(each) for each in listed}, model_names(prompt or {}), replace(RULES, **rules)
+        stock, {Location.parse(each) for each in listed}, model_names(prompt or {}), replace(RULES, **rules)
     )
-    return [str(file.place) for file in chosen.doomed]
+    return [str(file.location) for file in chosen.to_delete]
 
 
 def test_what_is_neither_listed_nor_kept_is_pruned_largest_first():
@@ -99,12 +99,12 @@ def test_a_glob_that_does_not_match_keeps_nothing():
 
 def test_models_baked_into_the_image_are_kept():
     file = disk("checkpoints/baked.safetensors")
-    assert pruned(inventory(file), baked={(file.place, file.size, file.mtime_ns)}) == []
+    assert pruned(inventory(file), preinstalled={(file.location, file.size, file.mtime_ns)}) == []
 
 
 def test_other_bytes_under_a_baked_name_are_not_baked():
     file = disk("checkpoints/baked.safetensors")
-    assert pruned(inventory(file), baked={(file.place, file.size + 1, file.mtime_ns)}) == [str(file.place)]
+    assert pruned(inventory(file), preinstalled={(file.location, file.size + 1, file.mtime_ns)}) == [str(file.location)]
 
 
 @pytest.mark.parametrize("when", [{"mtime_ns": NOW_NS}, {"ctime_ns": NOW_NS + 5}])
@@ -132,27 +132,27 @@ def test_only_managed_folders_are_ever_pruned(folder):
         ({"list_empty": True}, "repo_list is empty"),
         ({"wanted": False}, "prune is off"),
         ({"shared": True}, "shared volume"),
-        ({"alone": False}, "another job"),
+        ({"no_other_job": False}, "another job"),
     ],
 )
 def test_nothing_is_pruned_when_a_gate_is_shut(rule, reason):
     chosen = prune.plan_prune(inventory(disk("loras/a.safetensors")), (), Mentions(), replace(RULES, **rule))
-    assert chosen.doomed == chosen.cached == ()
-    assert reason in (chosen.withheld or "")
+    assert chosen.to_delete == chosen.cached == ()
+    assert reason in (chosen.blocked_by or "")
 
 
 def test_a_plan_that_would_delete_very_many_files_deletes_none():
     many = [disk(f"loras/{n}.safetensors") for n in range(prune.PRUNE_MAX_FILES + 1)]
     chosen = prune.plan_prune(inventory(*many), (), Mentions(), RULES)
-    assert chosen.doomed == ()
-    assert chosen.withheld
+    assert chosen.to_delete == ()
+    assert chosen.blocked_by
     assert len(pruned(inventory(*many[1:]))) == prune.PRUNE_MAX_FILES
 
 
 def test_a_dry_run_says_what_would_go_and_withholds_it():
     chosen = prune.plan_prune(inventory(disk("loras/a.safetensors")), (), Mentions(), replace(RULES, dry_run=True))
-    assert len(chosen.doomed) == 1
-    assert chosen.withheld == "PRUNE_DRY_RUN is on"
+    assert len(chosen.to_delete) == 1
+    assert chosen.blocked_by == "PRUNE_DRY_RUN is on"
     assert prune.room_first(chosen, needed=GB, free=0, shared=False) is None
 
 
@@ -175,7 +175,7 @@ def test_keep_gb_keeps_the_most_recently_used():
 def test_keep_gb_counts_uses_of_this_process_and_falls_back_to_the_files_time():
     old, new = disk("loras/old.safetensors"), disk("loras/new.safetensors", ctime_ns=OLD_NS + 10**9)
     assert pruned(inventory(old, new), keep_bytes=GB) == ["loras/old.safetensors"]
-    assert pruned(inventory(old, new), keep_bytes=GB, last_used={old.place: 2e9}) == ["loras/new.safetensors"]
+    assert pruned(inventory(old, new), keep_bytes=GB, last_used={old.location: 2e9}) == ["loras/new.safetensors"]
 
 
 def test_keep_gb_lets_a_smaller_older_file_use_the_room_that_a_large_one_cannot():
@@ -195,44 +195,44 @@ def test_no_random_set_of_rules_ever_dooms_something_precious():
             for name in names
             if rng.random() < 0.5
         ]
-        listed = {file.place for file in files if rng.random() < 0.2}
+        listed = {file.location for file in files if rng.random() < 0.2}
         named = rng.choice(names)
         mentions = model_names({"1": {"inputs": {"x": named}}})
-        baked = {(file.place, file.size, file.mtime_ns) for file in files if rng.random() < 0.2}
+        preinstalled = {(file.location, file.size, file.mtime_ns) for file in files if rng.random() < 0.2}
         gates = {gate: rng.random() < 0.1 for gate in ("list_empty", "shared", "dry_run")}
         rules = replace(
             RULES,
-            baked=baked,
+            preinstalled=preinstalled,
             keep_bytes=rng.choice([0, 7 * GB]),
             keep_globs=("f.*",),
-            alone=rng.random() < 0.9,
+            no_other_job=rng.random() < 0.9,
             **gates,
         )
         chosen = prune.plan_prune(inventory(*files), listed, mentions, rules)
         if rules.why_not():
-            assert not chosen.doomed + chosen.cached
-        for file in chosen.doomed + chosen.cached:
-            assert file.place.where in ("loras", "checkpoints", "embeddings")
-            assert file.place.name.lower().endswith(".safetensors")
-            assert file.place not in listed
+            assert not chosen.to_delete + chosen.cached
+        for file in chosen.to_delete + chosen.cached:
+            assert file.location.where in ("loras", "checkpoints", "embeddings")
+            assert file.location.name.lower().endswith(".safetensors")
+            assert file.location not in listed
             assert not file.linked
-            assert not mentions.cover(file.place.name)
-            assert (file.place, file.size, file.mtime_ns) not in baked
+            assert not mentions.cover(file.location.name)
+            assert (file.location, file.size, file.mtime_ns) not in preinstalled
             assert file.mtime_ns < NOW_NS
-            assert not file.place.basename.startswith("f.")
+            assert not file.location.basename.startswith("f.")
         assert prune.bytes_of(chosen.cached) <= rules.keep_bytes
-        assert len(chosen.doomed) + len(chosen.cached) + len(listed) <= len(files)
+        assert len(chosen.to_delete) + len(chosen.cached) + len(listed) <= len(files)
 
 
 ROOM = PrunePlan(
-    doomed=(disk("loras/l.safetensors", 5 * GB), disk("loras/m.safetensors", 3 * GB)),
+    to_delete=(disk("loras/l.safetensors", 5 * GB), disk("loras/m.safetensors", 3 * GB)),
     cached=(disk("loras/c.safetensors", 4 * GB),),
 )
 
 
 def room(needed, free, chosen=ROOM, shared=False):
     first = prune.room_first(chosen, needed, free, shared=shared)
-    return None if first is None else [file.place.basename for file in first]
+    return None if first is None else [file.location.basename for file in first]
 
 
 def test_no_room_is_made_when_the_new_models_fit():
@@ -255,56 +255,56 @@ def test_no_room_is_made_when_it_would_not_be_enough():
 
 def test_no_room_is_made_on_a_shared_volume_or_when_pruning_is_withheld():
     assert room(3 * GB, 2 * GB, shared=True) is None
-    assert room(3 * GB, 2 * GB, PrunePlan(withheld="prune is off")) is None
-    assert room(3 * GB, 2 * GB, replace(ROOM, withheld="PRUNE_DRY_RUN is on")) is None
+    assert room(3 * GB, 2 * GB, PrunePlan(blocked_by="prune is off")) is None
+    assert room(3 * GB, 2 * GB, replace(ROOM, blocked_by="PRUNE_DRY_RUN is on")) is None
 
 
-def places(wants, stock=None, spent=None):
-    return [str(place) for place in plan.place_new(wants, stock or Inventory(), spent or {})]
+def locations(wants, stock=None, deleted_names=None):
+    return [str(location) for location in plan.choose_locations(wants, stock or Inventory(), deleted_names or {})]
 
 
 def test_a_new_file_takes_its_canonical_name_directly_in_its_folder():
-    assert places([wanted()]) == ["loras/a.safetensors"]
+    assert locations([wanted()]) == ["loras/a.safetensors"]
 
 
 def test_two_files_of_one_name_in_one_run():
     wants = [wanted("civitai:1:10", "flux.safetensors"), wanted("civitai:1:11", "flux.safetensors")]
-    assert places(wants) == ["loras/flux.safetensors", "loras/flux.11.safetensors"]
+    assert locations(wants) == ["loras/flux.safetensors", "loras/flux.11.safetensors"]
 
 
 def test_the_same_name_in_two_folders_is_no_collision():
-    assert places([wanted(), wanted(folder="vae")]) == ["loras/a.safetensors", "vae/a.safetensors"]
+    assert locations([wanted(), wanted(folder="vae")]) == ["loras/a.safetensors", "vae/a.safetensors"]
 
 
 @pytest.mark.parametrize("there", ["loras/a.safetensors", "loras/A.SAFETENSORS"])
 def test_new_bytes_never_take_the_path_of_other_bytes(there):
-    assert places([wanted()], inventory(disk(there))) == ["loras/a.2.safetensors"]
+    assert locations([wanted()], inventory(disk(there))) == ["loras/a.2.safetensors"]
 
 
 def test_new_bytes_never_take_a_name_that_a_folder_or_a_broken_link_holds():
-    assert places([wanted()], inventory(occupied=[("loras", "a.safetensors")])) == ["loras/a.2.safetensors"]
+    assert locations([wanted()], inventory(occupied=[("loras", "a.safetensors")])) == ["loras/a.2.safetensors"]
 
 
 def test_a_name_in_an_older_folder_that_comfyui_lists_together_is_taken_too():
     stock = inventory(disk("unet/a.safetensors"))
-    assert places([wanted(folder="diffusion_models")], stock) == ["diffusion_models/a.2.safetensors"]
+    assert locations([wanted(folder="diffusion_models")], stock) == ["diffusion_models/a.2.safetensors"]
 
 
 def test_new_bytes_never_take_a_path_that_other_bytes_had_while_comfyui_lived():
-    spent = {Place("loras", "a.safetensors"): "civitai:9:9"}
-    assert places([wanted()], spent=spent) == ["loras/a.2.safetensors"]
-    assert places([wanted("civitai:9:9")], spent=spent) == ["loras/a.safetensors"]
+    deleted_names = {Location("loras", "a.safetensors"): "civitai:9:9"}
+    assert locations([wanted()], deleted_names=deleted_names) == ["loras/a.2.safetensors"]
+    assert locations([wanted("civitai:9:9")], deleted_names=deleted_names) == ["loras/a.safetensors"]
 
 
 def test_new_bytes_never_take_a_path_that_another_worker_is_about_to_fill_with_other_bytes():
-    begun = Entry(Place("loras", "a.safetensors"), "civitai:9:9", "a.safetensors", 0, 0, origin="pending")
-    assert places([wanted()], inventory(pending=[begun])) == ["loras/a.2.safetensors"]
-    assert places([wanted("civitai:9:9")], inventory(pending=[begun])) == ["loras/a.safetensors"]
+    begun = Entry(Location("loras", "a.safetensors"), "civitai:9:9", "a.safetensors", 0, 0, origin="pending")
+    assert locations([wanted()], inventory(pending=[begun])) == ["loras/a.2.safetensors"]
+    assert locations([wanted("civitai:9:9")], inventory(pending=[begun])) == ["loras/a.safetensors"]
 
 
 def test_even_a_taken_collision_name_is_not_overwritten():
     stock = inventory(disk("loras/a.safetensors"), disk("loras/a.2.safetensors"))
-    assert places([wanted()], stock) == ["loras/a.2-2.safetensors"]
+    assert locations([wanted()], stock) == ["loras/a.2-2.safetensors"]
 
 
 def test_collision_names_of_other_sites_and_of_long_names():
@@ -325,7 +325,7 @@ def test_known_lines_need_no_look_up_and_equal_files_count_once():
     file = disk("loras/a.safetensors")
     stock = inventory(file, entries=[entry(file, keys=("k1", "k2"))])
     known, unknown = plan.split_known([line("k1"), line("k2"), line("k3"), line("k3", 4)], stock)
-    assert [each.place for each in known] == [file.place]
+    assert [each.location for each in known] == [file.location]
     assert [each.number for each in unknown] == [1]
 
 
@@ -342,7 +342,7 @@ def test_lines_that_mean_one_file_are_gathered():
 
 
 def adoptable(want, *files, entries=()):
-    return [str(file.place) for file in plan.adoptable(want, inventory(*files, entries=entries))]
+    return [str(file.location) for file in plan.candidates(want, inventory(*files, entries=entries))]
 
 
 def test_a_file_is_adopted_by_name_and_size_directly_in_its_folder():
@@ -370,8 +370,8 @@ def test_at_a_path_where_this_very_model_was_begun_a_file_needs_no_size_or_hash(
     file = disk("loras/a.safetensors", 5)
 
     def begun(identity):
-        note = Entry(file.place, identity, "a.safetensors", 0, 0, origin="pending")
-        return plan.adoptable(wanted(), inventory(file, pending=[note]))
+        note = Entry(file.location, identity, "a.safetensors", 0, 0, origin="pending")
+        return plan.candidates(wanted(), inventory(file, pending=[note]))
 
     assert begun("civitai:1:2") == [file]
     assert begun("civitai:9:9") == []

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from worker.results.png_text import NotPng, read_texts, replace_texts, stale_texts
+from worker.results.png_text import NotPngError, read_texts, replace_texts, stale_texts
 
 PROMPT = {"1": {"class_type": "EmptyImage", "inputs": {}}}
 
@@ -65,7 +65,7 @@ def test_only_another_jobs_texts_are_stale():
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a", png({})[:-20], png({})[:30]])
 def test_what_is_no_whole_png_is_said_to_be_none(data):
-    with pytest.raises(NotPng):
+    with pytest.raises(NotPngError):
         read_texts(data)
 
 

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from worker.errors import Code, WorkerError
-from worker.models.prompt_names import Mentions, Names, loose, match_models, model_names, nearest
+from worker.models.prompt_names import Mentions, ModelNames, loose, match_models, model_names, nearest
 
 
 def node(class_type, **inputs):
@@ -63,25 +63,27 @@ def test_a_step_that_finds_two_does_not_count():
 
 
 def test_an_alias_is_the_last_step():
-    names = Names(aliases={"checkpoints": {"canonical.safetensors": ("123.safetensors", "old name.safetensors")}})
+    names = ModelNames(aliases={"checkpoints": {"canonical.safetensors": ("123.safetensors", "old name.safetensors")}})
     assert read_as("sub\\Old Name (1).safetensors", "canonical.safetensors", names=names) == "canonical.safetensors"
     assert read_as("123.safetensors", "canonical.safetensors", "123.safetensors", names=names) == "123.safetensors"
 
 
 def test_an_alias_that_two_files_share_counts_for_neither():
-    names = Names(aliases={"checkpoints": {"a.safetensors": ("x.safetensors",), "b.safetensors": ("x.safetensors",)}})
+    names = ModelNames(
+        aliases={"checkpoints": {"a.safetensors": ("x.safetensors",), "b.safetensors": ("x.safetensors",)}}
+    )
     with pytest.raises(WorkerError):
         read_as("x.safetensors", "a.safetensors", "b.safetensors", names=names)
 
 
 def test_an_alias_of_a_file_that_comfyui_does_not_list_is_no_match():
-    names = Names(aliases={"loras": {"a.safetensors": ("x.safetensors",)}})
+    names = ModelNames(aliases={"loras": {"a.safetensors": ("x.safetensors",)}})
     with pytest.raises(WorkerError):
         read_as("x.safetensors", "other.safetensors", names=names)
 
 
 def test_a_listed_file_that_had_to_take_another_name_wins_over_the_unlisted_one_that_has_it():
-    names = Names(renamed={"checkpoints": {"flux.safetensors": "flux.7.safetensors"}})
+    names = ModelNames(renamed={"checkpoints": {"flux.safetensors": "flux.7.safetensors"}})
     options = ("flux.safetensors", "flux.7.safetensors")
     assert read_as("flux.safetensors", *options, names=names) == "flux.7.safetensors"
     assert read_as("x\\flux.safetensors", *options, names=names) == "flux.7.safetensors"
@@ -89,7 +91,7 @@ def test_a_listed_file_that_had_to_take_another_name_wins_over_the_unlisted_one_
 
 
 def test_each_folder_finds_its_own_renamed_file_where_two_have_renamed_one_name():
-    names = Names(
+    names = ModelNames(
         {}, {"loras": {"x.safetensors": "x.1.safetensors"}, "checkpoints": {"x.safetensors": "x.2.safetensors"}}
     )
     assert read_as("x.safetensors", "x.safetensors", "x.1.safetensors", names=names) == "x.1.safetensors"

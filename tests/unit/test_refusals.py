@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.comfyui.validation_errors import lists_left_out, refusal
+from worker.comfyui.validation_errors import lists_left_out, validation_error
 from worker.errors import Code
 
 RECORDINGS = Path(__file__).parents[1] / "protocol" / "recordings"
@@ -32,32 +32,32 @@ no_options: dict = {}
     ],
 )
 def test_a_recorded_refusal_gets_its_code_and_its_node(scenario, code, details):
-    error = refusal(*recorded(scenario), None, no_options)
+    error = validation_error(*recorded(scenario), None, no_options)
     assert error is not None
     assert error.code is code
     assert details.items() <= error.details.items()
 
 
 def test_a_missing_model_names_the_nearest_that_is_there():
-    error = refusal(*recorded("missing_model"), None, no_options)
+    error = validation_error(*recorded("missing_model"), None, no_options)
     assert error is not None
     assert error.details["candidates"] == ["tiny_random_sd15.safetensors"]
     assert "tiny_random_sd15.safetensors" in str(error)
 
 
 def test_200_with_node_errors_is_never_a_success():
-    error = refusal(*recorded("partial_validation"), None, no_options)
+    error = validation_error(*recorded("partial_validation"), None, no_options)
     assert error is not None
     assert error.code is Code.MODEL_MISSING
 
 
 def test_trouble_outside_the_targets_asked_for_is_not_this_jobs():
-    assert refusal(*recorded("partial_validation"), ["21"], no_options) is None
-    assert refusal(*recorded("partial_validation"), ["9"], no_options) is not None
+    assert validation_error(*recorded("partial_validation"), ["21"], no_options) is None
+    assert validation_error(*recorded("partial_validation"), ["9"], no_options) is not None
 
 
 def test_a_prompt_that_runs_is_no_refusal():
-    assert refusal(200, {"prompt_id": "x", "number": 1, "node_errors": {}}, None, no_options) is None
+    assert validation_error(200, {"prompt_id": "x", "number": 1, "node_errors": {}}, None, no_options) is None
 
 
 def test_a_list_too_long_to_be_sent_is_asked_for():
@@ -66,7 +66,7 @@ def test_a_list_too_long_to_be_sent_is_asked_for():
     body = {"error": {"type": "x"}, "node_errors": {"3": node}}
     assert lists_left_out(body) == [("LoraLoader", "lora_name")]
     there = [*(f"other{n}.safetensors" for n in range(30)), "style.safetensors"]
-    error = refusal(400, body, None, {("LoraLoader", "lora_name"): there})
+    error = validation_error(400, body, None, {("LoraLoader", "lora_name"): there})
     assert error is not None
     assert error.details["candidates"][0] == "style.safetensors"
 
@@ -75,7 +75,7 @@ def test_a_missing_input_file_is_told_by_its_name():
     details = "image - Invalid image file: cat.png"
     failed = {"type": "custom_validation_failed", "details": details, "extra_info": {"input_name": "image"}}
     node = {"errors": [failed], "class_type": "LoadImage"}
-    error = refusal(400, {"error": {"type": "x"}, "node_errors": {"7": node}}, None, no_options)
+    error = validation_error(400, {"error": {"type": "x"}, "node_errors": {"7": node}}, None, no_options)
     assert error is not None
     assert error.code is Code.INPUT_MISSING
     assert "'cat.png'" in str(error)
@@ -84,7 +84,7 @@ def test_a_missing_input_file_is_told_by_its_name():
 def test_a_choice_that_is_no_model_is_a_prompt_error():
     extra = {"input_name": "sampler_name", "input_config": [["euler", "dpmpp_2m"], {}], "received_value": "eular"}
     node = {"errors": [{"type": "value_not_in_list", "extra_info": extra}], "class_type": "KSampler"}
-    error = refusal(400, {"node_errors": {"3": node}}, None, no_options)
+    error = validation_error(400, {"node_errors": {"3": node}}, None, no_options)
     assert error is not None
     assert error.code is Code.PROMPT_INVALID
     assert "euler" in error.hint
@@ -94,7 +94,7 @@ def test_several_errors_are_all_told_the_gravest_first():
     missing = {"errors": [{"type": "required_input_missing", "extra_info": {"input_name": "a"}}], "class_type": "A"}
     extra = {"input_name": "m", "input_config": [[], {}], "received_value": "m.safetensors"}
     model = {"errors": [{"type": "value_not_in_list", "extra_info": extra}], "class_type": "B"}
-    error = refusal(400, {"node_errors": {"1": missing, "2": model}}, None, no_options)
+    error = validation_error(400, {"node_errors": {"1": missing, "2": model}}, None, no_options)
     assert error is not None
     assert error.code is Code.MODEL_MISSING
     assert "node 1 (A) lacks its input a" in str(error)
@@ -102,7 +102,7 @@ def test_several_errors_are_all_told_the_gravest_first():
 
 @pytest.mark.parametrize("body", [{}, {"error": "text"}, {"node_errors": []}, {"node_errors": {"1": None}}])
 def test_an_answer_without_reasons_is_an_error_all_the_same(body):
-    error = refusal(500, body, None, no_options)
+    error = validation_error(500, body, None, no_options)
     assert error is not None
     assert error.code is Code.PROMPT_INVALID
 
@@ -119,5 +119,5 @@ ODD = (
 def test_odd_node_errors_are_still_a_refusal(node):
     body = {"node_errors": {"1": node}}
     assert lists_left_out(body) == []
-    assert refusal(400, body, None, no_options).code is Code.PROMPT_INVALID
-    assert refusal(200, body, ["9"], no_options) is None
+    assert validation_error(400, body, None, no_options).code is Code.PROMPT_INVALID
+    assert validation_error(200, body, ["9"], no_options) is None

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import ClientResponseError
 
 from worker.errors import Code
-from worker.runpod_sdk.refused_results import LARGE_BYTES, refused, tell_of_refused_answers
+from worker.runpod_sdk.rejected_results import LARGE_BYTES, refused, report_rejected_results
 
 
 def posts_after(status: int, body: object) -> list:
@@ -23,7 +23,7 @@ def posts_after(status: int, body: object) -> list:
             raise ClientResponseError(SimpleNamespace(real_url=url), (), status=status)
 
     sender = SimpleNamespace(_transmit=transmit)
-    tell_of_refused_answers(sender)
+    report_rejected_results(sender)
     with pytest.raises(ClientResponseError):  # for the SDK's log
         asyncio.run(sender._transmit(None, "http://runpod/job-done", body))
     return posts

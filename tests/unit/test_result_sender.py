@@ -13,9 +13,9 @@ import pytest
 from aiohttp import ClientSession, web
 from runpod.serverless.modules import rp_http
 
-from worker.results.delivery import Delivery, Source, Wish
+from worker.results.delivery import Delivery, DeliveryOptions, RenderedFrom
 from worker.results.outputs import Output, OutputFile
-from worker.runpod_sdk.streamed_results import LARGE_CHARS, in_pieces, send_in_pieces, unprinted
+from worker.runpod_sdk.streamed_results import LARGE_CHARS, in_pieces, stream_large_results, without_debug_dump
 from worker.stop import Stop
 
 LARGE = base64.b64encode(os.urandom(LARGE_CHARS)).decode()
@@ -32,7 +32,7 @@ ANSWERS = {
 @pytest.fixture
 def patched(monkeypatch):
     monkeypatch.setattr(rp_http, "json", json)
-    assert send_in_pieces()
+    assert stream_large_results()
 
 
 def send(answer: dict, statuses: tuple[int, ...] = (200,), keep: bool = True) -> list[tuple[dict, bytes, int]]:
@@ -67,7 +67,7 @@ def send(answer: dict, statuses: tuple[int, ...] = (200,), keep: bool = True) ->
 def test_the_server_gets_what_the_sdk_alone_would_have_sent(monkeypatch, name):
     monkeypatch.setattr(rp_http, "json", json)
     (alone,) = send(ANSWERS[name])
-    assert send_in_pieces()
+    assert stream_large_results()
     (ours,) = send(ANSWERS[name])
     for headers, *_ in (alone, ours):
         headers.pop("Host")
@@ -114,7 +114,9 @@ def test_from_the_disk_to_the_platform_40_mb_of_pngs_take_less_than_two_and_a_ha
         path = tmp_path / f"{number}.png"
         path.write_bytes(b"\x89PNG\r\n\x1a\n" + os.urandom(10_000_000))
         files.append(OutputFile(Output("9", path.name, "", "output"), path))
-    delivery = Delivery(Wish("base64", "original", 90, False, 100, None), Source("job1", {}), files, Stop())
+    delivery = Delivery(
+        DeliveryOptions("base64", "original", 90, False, 100, None), RenderedFrom("job1", {}), files, Stop()
+    )
     tracemalloc.start()
     try:
         answer = delivery.answer(lambda: {**delivery.entries_by_kind(), "warnings": []})
@@ -145,7 +147,7 @@ def test_an_sdk_of_another_shape_is_left_alone(change, caplog):
     else:
         sdk._transmit = lambda session, url, data, more: None
     before = dict(vars(sdk))
-    assert not send_in_pieces(sdk)
+    assert not stream_large_results(sdk)
     assert vars(sdk) == before
     assert "takes" not in caplog.text
     assert "more memory" in caplog.text
@@ -155,7 +157,7 @@ def test_an_answer_in_a_line_of_a_log_is_its_fields_names_and_still_the_answer()
     async def handler(event):
         return {"images": [{"b64": LARGE}], "prompt": "secret"}
 
-    answer = asyncio.run(unprinted(handler)({}))
+    answer = asyncio.run(without_debug_dump(handler)({}))
     assert f"{answer} {answer!r}" == "<an answer: images, prompt> <an answer: images, prompt>"
     assert answer == {"images": [{"b64": LARGE}], "prompt": "secret"}
     assert isinstance(answer, dict)

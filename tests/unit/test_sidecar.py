@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.support.prompts import node, sampler_prompt
-from worker.results.metadata import Origin, metadata, parameters, png_size, recipe
+from worker.results.metadata import RunInfo, metadata, parameters, png_size, recipe
 
 SHA = "ab" * 32
 MODELS = [
@@ -36,7 +36,7 @@ def test_the_text_that_civitai_reads():
     resources = json.dumps(
         [{"type": "checkpoint", "modelVersionId": 11}, {"type": "lora", "weight": 0.8, "modelVersionId": 21}]
     )
-    assert parameters(made, Origin(MODELS), (64, 48)) == (
+    assert parameters(made, RunInfo(MODELS), (64, 48)) == (
         "a cat\nNegative prompt: bad\n"
         "Steps: 20, Sampler: DPM++ 2M Karras, CFG scale: 7.5, Seed: 1, Size: 64x48, "
         f"Model hash: {'ab' * 5}, Model: Model One, Hashes: {hashes}, Civitai resources: {resources}, Version: ComfyUI"
@@ -45,7 +45,7 @@ def test_the_text_that_civitai_reads():
 
 def test_the_object_for_programs():
     prompt = with_lora()
-    found = metadata(recipe(prompt, "9"), prompt, "9", Origin(MODELS, {"run_s": 1.5}, {"comfyui": "1"}), None)
+    found = metadata(recipe(prompt, "9"), prompt, "9", RunInfo(MODELS, {"run_s": 1.5}, {"comfyui": "1"}), None)
     assert (found["positive"], found["negative"], found["seed"], found["seeds"]) == ("a cat", "bad", 1, [1])
     assert (found["steps"], found["cfg"], found["sampler"], found["width"]) == (20, 7.5, "dpmpp_2m", 64)
     assert found["prompt"] == prompt
@@ -126,8 +126,8 @@ def test_a_flux_graph_with_its_helpers():
 )
 def test_any_graph_is_survived(prompt):
     made = recipe(prompt, "9")
-    assert isinstance(metadata(made, prompt, "9", Origin(), None), dict)
-    assert "Version: ComfyUI" in parameters(made, Origin(), None)
+    assert isinstance(metadata(made, prompt, "9", RunInfo(), None), dict)
+    assert "Version: ComfyUI" in parameters(made, RunInfo(), None)
 
 
 def test_the_size_is_read_from_the_file():

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from worker.comfyui import thumbnails
-from worker.comfyui.api import NoAnswer
+from worker.comfyui.api import NoAnswerError
 from worker.comfyui.progress import PREVIEW_LIMIT_BYTES, JobProgress
 from worker.comfyui.thumbnails import MOST_OF_A_PROMPT, SIDE, Thumbnails, thumbnail
 from worker.results.outputs import Output, OutputFile
@@ -95,7 +95,7 @@ def test_each_image_of_a_node_under_the_name_of_the_node_that_is_seen(monkeypatc
 
 def test_one_that_cannot_be_read_does_not_keep_the_next_one_back(monkeypatch):
     monkeypatch.setattr(thumbnails, "HEAD_START_S", 0)
-    answers = [NoAnswer("gone"), None, "file"]
+    answers = [NoAnswerError("gone"), None, "file"]
 
     async def find(output):
         answer = answers.pop(0)

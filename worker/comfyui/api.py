@@ -31,12 +31,12 @@ Event = dict[str, Any]
 log = logging.getLogger(__name__)
 
 
-class NoAnswer(Exception):  # noqa: N818 - what happened, not an error yet: ComfyUI may be starting, or asked again
+class NoAnswerError(Exception):
     """ComfyUI did not answer: no connection, a broken one, or too slow."""
 
 
 class ComfyApi:
-    """Every method that asks ComfyUI raises :class:`NoAnswer` when it does not answer.
+    """Every method that asks ComfyUI raises :class:`NoAnswerError` when it does not answer.
 
     Args:
         url: ComfyUI's http address.
@@ -124,7 +124,7 @@ class ComfyApi:
         """Whether it answers; a ComfyUI that still starts does not."""
         try:
             status, _ = await self._call("GET", "/system_stats", timeout_s=QUICK_TIMEOUT_S)
-        except NoAnswer:
+        except NoAnswerError:
             return False
         return status == 200
 
@@ -201,7 +201,7 @@ class ComfyApi:
             ) as response:
                 return response.status, await response.read()
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
-            raise NoAnswer(f"{method} {path}: {type(error).__name__}") from error
+            raise NoAnswerError(f"{method} {path}: {type(error).__name__}") from error
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:

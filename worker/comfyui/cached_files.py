@@ -21,21 +21,21 @@ from worker.results.media_types import media_type
 from worker.results.outputs import TEXT, Output, OutputFile
 from worker.results.png_text import all_replaced
 
-MARK = "saved_for"
+RERUN_INPUT = "saved_for"
 MOST_FILES = 50_000  # about 20 MB; ComfyUI's own cache forgets far sooner
 
 _File = tuple[str, str, str]
 
 
-def author_of(prompt: Mapping[str, Any], extra_pnginfo: Mapping[str, Any]) -> str:
+def content_key(prompt: Mapping[str, Any], extra_pnginfo: Mapping[str, Any]) -> str:
     """A name for all jobs whose files carry the same texts."""
     return hashlib.sha256(json.dumps([prompt, extra_pnginfo]).encode()).hexdigest()[:16]
 
 
-def marked(prompt: Mapping[str, Any], node_ids: Collection[str], author: str) -> dict[str, Any]:
+def with_rerun_input(prompt: Mapping[str, Any], node_ids: Collection[str], author: str) -> dict[str, Any]:
     """The prompt with nodes that ComfyUI's cache does not know."""
     return {
-        node_id: {**node, "inputs": {**node["inputs"], MARK: author}} if node_id in node_ids else node
+        node_id: {**node, "inputs": {**node["inputs"], RERUN_INPUT: author}} if node_id in node_ids else node
         for node_id, node in prompt.items()
     }
 
@@ -47,7 +47,7 @@ def perhaps_earlier(outputs: Iterable[Output], prompt: Mapping[str, Any], cached
     return frozenset(node for node in nodes if node in cached or node not in prompt)
 
 
-class Authors:
+class CachedFiles:
     """Remembers who wrote the files of one ComfyUI.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from worker.comfyui.cached_files import Authors, perhaps_earlier
+from worker.comfyui.cached_files import CachedFiles, perhaps_earlier
 from worker.comfyui.run import Run
 from worker.comfyui.server import ComfyServer
 from worker.errors import Code, WorkerError
@@ -54,7 +54,7 @@ class Collector:
 
     def __init__(self, server: ComfyServer) -> None:
         self._server = server
-        self.authors = Authors(shared=server.external)
+        self.authors = CachedFiles(shared=server.external)
 
     async def collect(self, run: Run, prompt: Prompt, outputs: list[Output]) -> Collected:
         """Find what a prompt's nodes named.

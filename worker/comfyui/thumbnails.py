@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import PurePosixPath
 from typing import Any
 
-from worker.comfyui.api import NoAnswer
+from worker.comfyui.api import NoAnswerError
 from worker.comfyui.progress import PREVIEW_LIMIT_BYTES, JobProgress
 from worker.results.convert import opaque
 from worker.results.outputs import Output, OutputFile, outputs_of
@@ -97,7 +97,7 @@ class Thumbnails:
         while True:
             index, output = await self._waiting.get()
             await asyncio.sleep(HEAD_START_S)
-            with contextlib.suppress(NoAnswer):
+            with contextlib.suppress(NoAnswerError):
                 file = await self._find(output)
                 if file and (jpeg := await asyncio.to_thread(thumbnail, file)):
                     progress.thumbnail(output.node_id, index, jpeg)

@@ -18,7 +18,7 @@ Options = Mapping[tuple[str, str], list[str]]
 Body = dict[str, Any]
 
 
-def refusal(status: int, body: Body, targets: Collection[str] | None, options: Options) -> WorkerError | None:
+def validation_error(status: int, body: Body, targets: Collection[str] | None, options: Options) -> WorkerError | None:
     """The error that a ``/prompt`` answer stands for; None when the prompt runs as a whole.
 
     Args:

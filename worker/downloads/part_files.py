@@ -30,7 +30,7 @@ _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, er
 log = logging.getLogger(__name__)
 
 
-class PathTaken(Exception):  # noqa: N818
+class PathTakenError(Exception):
     """Other bytes hold the final path: another worker put them there meanwhile."""
 
 
@@ -103,7 +103,7 @@ class PartFile:
             if os.fstat(self._fd).st_nlink == 0:
                 os.ftruncate(self._fd, 0)
 
-    def place(self, size: int, sha256: str, fsync: bool) -> None:
+    def move_into_place(self, size: int, sha256: str, fsync: bool) -> None:
         """Give the finished file its final name, whole or not at all, and make ComfyUI look into the folder again.
 
         The name is only taken when it is free: bytes that are there already are never replaced by others. The same
@@ -138,7 +138,7 @@ class PartFile:
 
     def _compare(self, size: int, sha256: str) -> None:
         if not self.target.is_file() or self.target.stat().st_size != size or sha256_of(self.target) != sha256:
-            raise PathTaken
+            raise PathTakenError
 
 
 def disk_error(error: OSError, target: Path, size: int | None = None) -> WorkerError:

@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from worker.downloads.disk import existing, free_bytes
-from worker.downloads.part_files import PathTaken, sweep_parts
+from worker.downloads.part_files import PathTakenError, sweep_parts
 from worker.downloads.progress import DownloadProgress
 from worker.downloads.threads import JobThreads
-from worker.downloads.transfer import Abandoned, Restart, Span, Transfer
+from worker.downloads.transfer import AbandonedError, RestartError, Span, Transfer
 from worker.errors import Code, WorkerError
-from worker.net.connections import NETWORK_ERRORS, Ended, Sockets
-from worker.net.retry import Again, Budget, Retry
-from worker.sites.client import Client, network_refusal
-from worker.sites.refusals import Refused
+from worker.net.connections import NETWORK_ERRORS, ConnectionsClosedError, Sockets
+from worker.net.retry import Budget, Retry, RetryReason
+from worker.sites.client import SiteClient, network_error
+from worker.sites.errors import SiteError
 from worker.sites.repo_list import line_error
 from worker.sites.types import Download, Downloaded, FileProgress, Report
 from worker.stop import Stop
@@ -59,7 +59,7 @@ class _Job:
 
 def download_all(
     downloads: Sequence[Download],
-    new_client: Callable[[Sockets], Client],
+    new_client: Callable[[Sockets], SiteClient],
     stop: Stop,
     report: Report,
     *,
@@ -119,7 +119,7 @@ class _Pool:
     def __init__(
         self,
         downloads: Sequence[Download],
-        new_client: Callable[[Sockets], Client],
+        new_client: Callable[[Sockets], SiteClient],
         retry: Retry,
         network_volume: bool,
     ) -> None:
@@ -216,32 +216,32 @@ class _Pool:
         job.started = job.started or time.monotonic()
         return job, job.transfer, span
 
-    def _attempt(self, client: Client, job: _Job, transfer: Transfer, span: Span) -> None:
+    def _attempt(self, client: SiteClient, job: _Job, transfer: Transfer, span: Span) -> None:
         try:
             transfer.pull(client, span)
-        except (Abandoned, Ended):
+        except (AbandonedError, ConnectionsClosedError):
             return
         except WorkerError as error:
             self._fail(job, error)
-        except Restart as restart:
+        except RestartError as restart:
             self._restart(job, transfer, restart)
-        except Refused as refused:
+        except SiteError as refused:
             self._again(job, transfer, span, refused)
         except NETWORK_ERRORS as error:
-            self._again(job, transfer, span, network_refusal(error))
+            self._again(job, transfer, span, network_error(error))
         except Exception:
             self._crashed(job)
 
-    def _again(self, job: _Job, transfer: Transfer, span: Span, refused: Refused) -> None:
+    def _again(self, job: _Job, transfer: Transfer, span: Span, refused: SiteError) -> None:
         """Put a refused range back into the queue, or fail with what refused it."""
         with self._turn:
             if self._over or job.transfer is not transfer:
                 return
-            if refused.again is Again.EXPIRED and transfer.expire(span):
+            if refused.again is RetryReason.EXPIRED and transfer.expire(span):
                 return
-            if refused.again is Again.RATE:
+            if refused.again is RetryReason.RATE:
                 transfer.limit = max(1, job.active // 2)
-            again = Again.NEVER if refused.again is Again.EXPIRED else refused.again
+            again = RetryReason.NEVER if refused.again is RetryReason.EXPIRED else refused.again
             delay = span.budget.delay_s(again, refused.retry_after_s)
             if delay is not None and not transfer.resumes and transfer.begun:
                 span = self._replace(job, transfer, span.budget)
@@ -267,11 +267,11 @@ class _Pool:
             if sha256 is not None:
                 size = transfer.finish(sha256)
                 self._finished(job, Downloaded(job.download.file, job.download.path, size, sha256))
-        except Abandoned:
+        except AbandonedError:
             return
-        except Restart as restart:
+        except RestartError as restart:
             self._restart(job, transfer, restart)
-        except PathTaken:
+        except PathTakenError:
             self._fail(job, taken_error(job.download))
         except WorkerError as error:
             self._fail(job, error)
@@ -289,7 +289,7 @@ class _Pool:
                 self._threads.done.set()
             self._turn.notify_all()
 
-    def _restart(self, job: _Job, transfer: Transfer, restart: Restart) -> None:
+    def _restart(self, job: _Job, transfer: Transfer, restart: RestartError) -> None:
         """Begin a file anew, once for wrong contents and a few times for contents that changed."""
         with self._turn:
             if self._over or job.transfer is not transfer:

@@ -9,16 +9,16 @@ from collections.abc import Callable, Sequence
 from worker.downloads.pool import download_all
 from worker.downloads.threads import JobThreads
 from worker.errors import Code, WorkerError
-from worker.net.connections import Ended, Sockets
+from worker.net.connections import ConnectionsClosedError, Sockets
 from worker.net.retry import Retry
 from worker.settings import NETWORK_VOLUME, Settings
 from worker.sites import civitai, hugging_face
 from worker.sites import direct_link as direct
-from worker.sites.client import Client, Sites
-from worker.sites.refusals import Refused
+from worker.sites.client import SiteClient, Sites
+from worker.sites.errors import SiteError
 from worker.sites.repo_list import line_error
 from worker.sites.types import Download, Downloaded, ModelFile, RepoLine, Report
-from worker.stop import Stop, Stopped
+from worker.stop import Stop, StoppedError
 
 LOOKUPS_AT_ONCE = 8
 RESOLVERS = {"civitai": civitai.resolve, "hf": hugging_face.resolve, "http": direct.resolve}
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class ModelSites:
-    """The :class:`worker.sites.types.Source` of a worker.
+    """The :class:`worker.sites.types.ModelSource` of a worker.
 
     Args:
         settings: addresses, tokens, ALLOW_PICKLE, DOWNLOAD_CONNECTIONS and MODELS_DIR.
@@ -64,15 +64,15 @@ class ModelSites:
             network_volume=self._network_volume,
         )
 
-    def _new_client(self, sockets: Sockets) -> Client:
-        return Client(self._sites, self._retry, sockets)
+    def _new_client(self, sockets: Sockets) -> SiteClient:
+        return SiteClient(self._sites, self._retry, sockets)
 
 
 class _Lookup:
     """One round of look-ups. Lines after one that failed are not begun any more; those before it still count."""
 
     def __init__(
-        self, lines: Sequence[RepoLine], new_client: Callable[[Sockets], Client], allow_pickle: bool, stop: Stop
+        self, lines: Sequence[RepoLine], new_client: Callable[[Sockets], SiteClient], allow_pickle: bool, stop: Stop
     ) -> None:
         self._lines, self._new_client, self._allow_pickle, self._stop = lines, new_client, allow_pickle, stop
         self._found: dict[int, ModelFile] = {}
@@ -99,7 +99,7 @@ class _Lookup:
         try:
             while (index := self._take()) is not None:
                 self._look_up(index, client)
-        except (Stopped, Ended):
+        except (StoppedError, ConnectionsClosedError):
             pass  # the waiting thread raises it
         finally:
             client.close()
@@ -114,15 +114,15 @@ class _Lookup:
                 return None
             return self._left.pop()
 
-    def _look_up(self, index: int, client: Client) -> None:
+    def _look_up(self, index: int, client: SiteClient) -> None:
         line = self._lines[index]
         try:
             self._found[index] = RESOLVERS[line.site](line, client, self._stop, self._allow_pickle)
-        except (Stopped, Ended):
+        except (StoppedError, ConnectionsClosedError):
             raise
         except WorkerError as error:
             self._failed[index] = error
-        except Refused as refused:
+        except SiteError as refused:
             self._failed[index] = line_error(line, refused.code, refused.what, refused.hint)
         except Exception:
             log.exception("the look-up of line %d broke", line.number)

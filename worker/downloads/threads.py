@@ -42,7 +42,7 @@ class JobThreads:
 
     def dismiss(self) -> Sequence[threading.Thread]:
         """End every connection and wait a moment for the threads; those that are still busy are returned."""
-        self._sockets.end()
+        self._sockets.close_all()
         until = time.monotonic() + LET_GO_S
         for thread in tuple(self._threads):
             thread.join(max(0.0, until - time.monotonic()))

@@ -18,11 +18,11 @@ import requests
 from worker.downloads.part_files import PartFile
 from worker.downloads.safetensors import UNSAFE, SafetensorsError, check_safetensors, looks_like
 from worker.errors import Code, WorkerError
-from worker.net.retry import Again, Budget, Retry
-from worker.sites.client import Client
+from worker.net.retry import Budget, Retry, RetryReason
+from worker.sites.client import SiteClient
 from worker.sites.direct_link import size_of
+from worker.sites.errors import SiteError
 from worker.sites.file_names import SAFE_EXTENSIONS
-from worker.sites.refusals import Refused
 from worker.sites.repo_list import line_error
 from worker.sites.types import Download
 
@@ -37,11 +37,11 @@ SPLIT_ABOVE = 16 * MiB
 log = logging.getLogger(__name__)
 
 
-class Abandoned(Exception):  # noqa: N818
+class AbandonedError(Exception):
     """This attempt is over; its threads go on to other work."""
 
 
-class Restart(Exception):  # noqa: N818
+class RestartError(Exception):
     """The file must be begun anew; the message says why, ``code`` is the error when it may not."""
 
     def __init__(self, what: str, code: Code = Code.DOWNLOAD_FAILED) -> None:
@@ -144,7 +144,7 @@ class Transfer:
                 self._part = None
             self._changed.notify_all()
 
-    def pull(self, client: Client, span: Span) -> None:
+    def pull(self, client: SiteClient, span: Span) -> None:
         """Bring the rest of ``span``; the file's first answer also tells its length and calls ``on_begun``.
 
         Raises:
@@ -214,19 +214,19 @@ class Transfer:
         """
         part, size = self._part, self.received
         if part is None or self._abandoned:
-            raise Abandoned
+            raise AbandonedError
         self._check_contents(part, sha256, size)
         try:
-            part.place(size, sha256, self._network_volume)
+            part.move_into_place(size, sha256, self._network_volume)
         except WorkerError:
             if self._abandoned:  # its .part was dropped under its hands, because another file failed: that is the news
-                raise Abandoned from None
+                raise AbandonedError from None
             raise
         with self._changed:
             self._part = None  # an open descriptor would hold the model's disk space after its deletion
         return size
 
-    def _open(self, client: Client, span: Span) -> requests.Response:
+    def _open(self, client: SiteClient, span: Span) -> requests.Response:
         """The answer to a request for the rest of ``span``, at the signed address or on a new walk through the site."""
         span.asked = span.end
         wanted = (span.position, (span.asked or 0) - 1) if self._ranges else None
@@ -239,7 +239,7 @@ class Transfer:
         response = client.get(span.location, self.file.line, self.file.url, wanted)
         if response.is_redirect:
             response.close()
-            raise Refused(Code.DOWNLOAD_FAILED, "the storage host redirects", Again.EXPIRED)
+            raise SiteError(Code.DOWNLOAD_FAILED, "the storage host redirects", RetryReason.EXPIRED)
         client.check_file(response, span.location, self.file.line)
         return response
 
@@ -249,21 +249,25 @@ class Transfer:
         total = size_of(response.status_code, response.headers)
         with self._changed:
             if self._abandoned:
-                raise Abandoned
+                raise AbandonedError
             if ranged and total is None and not self.begun:
                 self._ranges = False
-                raise Refused(Code.DOWNLOAD_FAILED, "the storage host does not say how long the file is", Again.SERVER)
+                raise SiteError(
+                    Code.DOWNLOAD_FAILED, "the storage host does not say how long the file is", RetryReason.SERVER
+                )
             if ranged:
                 _check_range(response, span)
             elif self._ranges and span.position:
-                raise Refused(Code.DOWNLOAD_FAILED, "the storage host ignored the range it was asked for", Again.SERVER)
+                raise SiteError(
+                    Code.DOWNLOAD_FAILED, "the storage host ignored the range it was asked for", RetryReason.SERVER
+                )
             if not self.begun:
                 self._begin(total, ranged)
                 self._etag = (span.location, etag)
                 return True
         same_place = self._etag[0] == span.location
         if ranged != self._ranges or total != self.total or (same_place and etag != self._etag[1]):
-            raise Restart("the file changed while it was downloaded")
+            raise RestartError("the file changed while it was downloaded")
         return False
 
     def _begin(self, total: int | None, ranged: bool) -> None:
@@ -289,10 +293,10 @@ class Transfer:
     def _receive(self, response: requests.Response, span: Span) -> None:
         part = self._part
         if part is None:
-            raise Abandoned
+            raise AbandonedError
         for chunk in response.raw.stream(CHUNK, decode_content=False):
             if self._abandoned:
-                raise Abandoned
+                raise AbandonedError
             data = chunk if span.end is None else chunk[: max(0, span.end - span.position)]
             if span.position == 0:
                 self._sniff(data)
@@ -306,7 +310,9 @@ class Transfer:
             if span.is_whole:
                 return
         if span.end is not None and not span.is_whole:
-            raise Refused(Code.DOWNLOAD_FAILED, "the connection was closed before the file was whole", Again.SERVER)
+            raise SiteError(
+                Code.DOWNLOAD_FAILED, "the connection was closed before the file was whole", RetryReason.SERVER
+            )
         with self._changed:
             span.end = span.position  # no length was given: where the server stopped, and the checks must tell
             self._changed.notify()
@@ -323,7 +329,7 @@ class Transfer:
         if found and head.lstrip()[:1] in (b"<", b"{"):
             raise line_error(self.file.line, Code.DOWNLOAD_FAILED, f"the host sent {found} instead of the file")
         if found and safe:
-            raise Restart(f"its contents are {found}", Code.MODEL_CORRUPT)
+            raise RestartError(f"its contents are {found}", Code.MODEL_CORRUPT)
 
     def _check_contents(self, part: PartFile, sha256: str, size: int) -> None:
         expected, wrong = self.file.sha256, []
@@ -337,7 +343,7 @@ class Transfer:
         if expected is not None and sha256 != expected:
             wrong.append(f"its SHA-256 is {sha256} where {expected} is published")
         if wrong:
-            raise Restart(", and ".join(wrong), Code.MODEL_CORRUPT)
+            raise RestartError(", and ".join(wrong), Code.MODEL_CORRUPT)
 
     def _frontier(self) -> int:
         """Where the bytes end that are there without a gap; a span that is whole stays so, and is passed once."""
@@ -358,4 +364,4 @@ def _check_range(response: requests.Response, span: Span) -> None:
         start, last, total = (int(number) for number in found.groups())
         if start == span.position and start <= last < total and (span.asked is None or last < span.asked):
             return
-    raise Refused(Code.DOWNLOAD_FAILED, "the storage host sent other bytes than it was asked for", Again.SERVER)
+    raise SiteError(Code.DOWNLOAD_FAILED, "the storage host sent other bytes than it was asked for", RetryReason.SERVER)

@@ -77,7 +77,7 @@ class InputFiles:
             found = Path(self._scratch.name)
         return InputFolder(found)
 
-    def bring(self, files: Sequence[InputFile], stop: Stop) -> Inputs:
+    def download(self, files: Sequence[InputFile], stop: Stop) -> Inputs:
         """Have every file's bytes on this disk. Blocks; for a thread.
 
         Raises:
@@ -87,18 +87,18 @@ class InputFiles:
         if not files:
             return []
         left = int(self._settings.input_limit_mb * 1e6)
-        brought = []
+        downloaded = []
         with InputLinks(self._settings.private_hosts, stop) as links:
             for index, file in enumerate(files):
-                content = self._bring(file, f"files[{index}].url", links, left)
+                content = self._download(file, f"files[{index}].url", links, left)
                 left -= content.path.stat().st_size
                 if left < 0:
                     limit = f"INPUT_LIMIT_MB is {self._settings.input_limit_mb:g}"
                     raise WorkerError(Code.INVALID_INPUT, f"`files` are too large together: {limit}")
-                brought.append((file.name, content))
-        return brought
+                downloaded.append((file.name, content))
+        return downloaded
 
-    def _bring(self, file: InputFile, field: str, links: InputLinks, left: int) -> Content:
+    def _download(self, file: InputFile, field: str, links: InputLinks, left: int) -> Content:
         if file.url is None:
             return self.folder.keep(file.data)
         with self.folder.receiving() as part:

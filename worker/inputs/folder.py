@@ -88,7 +88,7 @@ class InputFolder:
                 part.replace(content.path)
         return content
 
-    def place(self, wanted: Inputs) -> dict[str, str]:
+    def link_inputs(self, wanted: Inputs) -> dict[str, str]:
         """Give each content its name, then make room in the store; those whose name was another's file, with their own.
 
         Raises:
@@ -99,7 +99,7 @@ class InputFolder:
             ours = self._inodes()
             for name, content in wanted:
                 try:
-                    actual = self._place(name, content, ours)
+                    actual = self._link_input(name, content, ours)
                 except OSError as error:
                     raise _disk_error(error) from error
                 if actual != name:
@@ -107,7 +107,7 @@ class InputFolder:
             self._make_room({content.path for _, content in wanted})
         return renamed
 
-    def _place(self, name: str, content: Content, ours: set[tuple[int, int]]) -> str:
+    def _link_input(self, name: str, content: Content, ours: set[tuple[int, int]]) -> str:
         target = self._target(name)
         if target.is_dir():
             raise _bad_name(name, "is a folder on this worker")

@@ -20,12 +20,20 @@ from urllib.parse import urljoin, urlsplit
 import requests
 
 from worker.errors import Code, WorkerError
-from worker.net.answers import Answer
-from worker.net.connections import NETWORK_ERRORS, BlockedAddress, Ended, Peers, Sockets, allows, new_session
+from worker.net.answers import HttpAnswer
+from worker.net.connections import (
+    NETWORK_ERRORS,
+    AllowedPeers,
+    BlockedAddressError,
+    ConnectionsClosedError,
+    Sockets,
+    allows,
+    new_session,
+)
 from worker.net.hosts import is_named, port_of
 from worker.net.redact import redact_url
-from worker.net.retry import Again, Budget, Retry
-from worker.stop import Stop, Stopped
+from worker.net.retry import Budget, Retry, RetryReason
+from worker.stop import Stop, StoppedError
 
 MAX_HOPS = 5
 PIECE_BYTES = 1 << 18
@@ -35,9 +43,9 @@ _NEVER_V4 = ipaddress.IPv4Network("192.0.0.0/24")  # not all of it is private to
 _PUBLIC_V6 = (ipaddress.IPv6Network("2000::/3"), ipaddress.IPv6Network("64:ff9b::/96"))
 
 
-class _Failed(Exception):  # noqa: N818 - an error, unless another try helps
+class _LinkError(Exception):
     def __init__(
-        self, code: Code, problem: str, again: Again = Again.NEVER, retry_after_s: float | None = None
+        self, code: Code, problem: str, again: RetryReason = RetryReason.NEVER, retry_after_s: float | None = None
     ) -> None:
         super().__init__(problem)
         self.code, self.problem, self.again, self.retry_after_s = code, problem, again, retry_after_s
@@ -56,10 +64,10 @@ def is_public(address: str) -> bool:
         and not any(found in net for net in _PUBLIC_V6)
     ):
         return False
-    return found not in _NEVER_V4 and allows(Peers.PUBLIC, address)
+    return found not in _NEVER_V4 and allows(AllowedPeers.PUBLIC, address)
 
 
-def peers_of(url: str, private_hosts: tuple[str, ...]) -> Peers:
+def peers_of(url: str, private_hosts: tuple[str, ...]) -> AllowedPeers:
     """Whom a connection to ``url`` may reach. Looks the name up, which blocks.
 
     Raises:
@@ -73,13 +81,13 @@ def peers_of(url: str, private_hosts: tuple[str, ...]) -> Peers:
     if not parts.hostname:
         raise ValueError("has no host")
     if is_named(private_hosts, parts):
-        return Peers.ANY
+        return AllowedPeers.ANY
     if parts.scheme != "https":
         raise ValueError(f"is {parts.scheme or 'no'}://, and only https is fetched")
     for *_, found in socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM):
         if not is_public(str(found[0])):
             raise ValueError(f"leads to {found[0]}, which is not a public address")
-    return Peers.PUBLIC
+    return AllowedPeers.PUBLIC
 
 
 class InputLinks:
@@ -94,7 +102,7 @@ class InputLinks:
     def __init__(self, private_hosts: tuple[str, ...], stop: Stop, retry: Retry = RETRY) -> None:
         self._private_hosts, self._stop, self._retry = private_hosts, stop, retry
         self._sockets = Sockets()
-        self._sessions: dict[Peers, requests.Session] = {}
+        self._sessions: dict[AllowedPeers, requests.Session] = {}
         self._over = threading.Event()
         self._watcher: threading.Thread | None = None
 
@@ -120,7 +128,7 @@ class InputLinks:
         while True:
             try:
                 return self._fetch_once(url, part, limit_bytes)
-            except _Failed as error:
+            except _LinkError as error:
                 failed = error
             self._check()
             delay = budget.delay_s(failed.again, failed.retry_after_s)
@@ -134,12 +142,12 @@ class InputLinks:
         """End the connections when the job ends: a read would hold its thread for half a minute."""
         while not self._over.wait(POLL_S):
             if self._stop.is_set() or self._stop.remaining_s() <= 0:
-                self._sockets.end()
+                self._sockets.close_all()
                 return
 
     def _check(self) -> None:
         if self._stop.is_set():
-            raise Stopped
+            raise StoppedError
         if self._stop.remaining_s() <= 0:
             raise WorkerError(Code.TIMEOUT, "the job's time was over while its input files were being fetched")
 
@@ -148,17 +156,17 @@ class InputLinks:
         try:
             with self._follow(url) as response:
                 return self._save(response, part, limit_bytes)
-        except BlockedAddress as error:
+        except BlockedAddressError as error:
             problem = str(error).replace("the link leads", "leads")
-            raise _Failed(Code.INVALID_INPUT, problem) from None
-        except Ended:
+            raise _LinkError(Code.INVALID_INPUT, problem) from None
+        except ConnectionsClosedError:
             self._check()
             raise
         except NETWORK_ERRORS as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                raise _Failed(Code.DOWNLOAD_FAILED, "has a TLS certificate that cannot be verified") from None
-            raise _Failed(
-                Code.DOWNLOAD_FAILED, f"could not be fetched ({type(error).__name__})", Again.SERVER
+                raise _LinkError(Code.DOWNLOAD_FAILED, "has a TLS certificate that cannot be verified") from None
+            raise _LinkError(
+                Code.DOWNLOAD_FAILED, f"could not be fetched ({type(error).__name__})", RetryReason.SERVER
             ) from None
 
     @contextlib.contextmanager
@@ -174,22 +182,22 @@ class InputLinks:
             with response:
                 yield response
             return
-        raise _Failed(Code.DOWNLOAD_FAILED, f"redirects more than {MAX_HOPS} times")
+        raise _LinkError(Code.DOWNLOAD_FAILED, f"redirects more than {MAX_HOPS} times")
 
     def _ask(self, url: str, redirected: bool) -> requests.Response:
         try:
             peers = peers_of(url, self._private_hosts)
         except ValueError as error:
             problem = f"redirects to {redact_url(url)!r}, which {error}" if redirected else str(error)
-            raise _Failed(Code.INVALID_INPUT, problem) from None
+            raise _LinkError(Code.INVALID_INPUT, problem) from None
         except OSError:
-            raise _Failed(Code.DOWNLOAD_FAILED, "has a host name that is not known", Again.SERVER) from None
+            raise _LinkError(Code.DOWNLOAD_FAILED, "has a host name that is not known", RetryReason.SERVER) from None
         session = self._sessions.setdefault(peers, new_session(peers, self._sockets))
         timeout = (self._retry.connect_s, self._retry.read_s)
         try:
             return session.get(url, stream=True, allow_redirects=False, timeout=timeout)
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError):
-            raise _Failed(Code.INVALID_INPUT, "leads to an address that cannot be read") from None
+            raise _LinkError(Code.INVALID_INPUT, "leads to an address that cannot be read") from None
 
     def _save(self, response: requests.Response, part: Path, limit_bytes: int) -> str:
         _check_answer(response, limit_bytes)
@@ -199,7 +207,7 @@ class InputLinks:
                 self._check()
                 size += len(piece)
                 if size > limit_bytes:
-                    raise _Failed(Code.INVALID_INPUT, _too_large(limit_bytes))
+                    raise _LinkError(Code.INVALID_INPUT, _too_large(limit_bytes))
                 digest.update(piece)
                 _write(file, piece)
         return digest.hexdigest()
@@ -215,18 +223,18 @@ def _write(file: BinaryIO, piece: bytes) -> None:
 def _check_answer(response: requests.Response, limit_bytes: int) -> None:
     """Pass when the answer's body is a file that may come."""
     status = response.status_code
-    answer = Answer(status, response.headers)
+    answer = HttpAnswer(status, response.headers)
     if status != 200:
         passing = status >= 500 or status in (408, 429)
-        again = Again.RATE if status == 429 else Again.SERVER if passing else Again.NEVER
-        raise _Failed(Code.DOWNLOAD_FAILED, f"was answered with {status}", again, answer.retry_after_s)
+        again = RetryReason.RATE if status == 429 else RetryReason.SERVER if passing else RetryReason.NEVER
+        raise _LinkError(Code.DOWNLOAD_FAILED, f"was answered with {status}", again, answer.retry_after_s)
     if answer.content_type in ("text/html", "application/xhtml+xml"):
-        raise _Failed(Code.DOWNLOAD_FAILED, "was answered with a web page, not a file")
+        raise _LinkError(Code.DOWNLOAD_FAILED, "was answered with a web page, not a file")
     if response.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
-        raise _Failed(Code.DOWNLOAD_FAILED, "was answered compressed, though asked not to be")
+        raise _LinkError(Code.DOWNLOAD_FAILED, "was answered compressed, though asked not to be")
     length = response.headers.get("Content-Length", "")
     if length.isdigit() and int(length) > limit_bytes:
-        raise _Failed(Code.INVALID_INPUT, f"has {int(length) / 1e6:.1f} MB; {_too_large(limit_bytes)}")
+        raise _LinkError(Code.INVALID_INPUT, f"has {int(length) / 1e6:.1f} MB; {_too_large(limit_bytes)}")
 
 
 def _too_large(limit_bytes: int) -> str:

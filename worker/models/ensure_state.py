@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from worker.models.locations import DiskFile, Place
+from worker.models.locations import DiskFile, Location
 from worker.models.manifest import Entry
-from worker.models.prompt_names import Mentions, Names
+from worker.models.prompt_names import Mentions, ModelNames
 from worker.sites.types import RepoLine, Report
 from worker.stop import Stop
 
@@ -24,7 +24,7 @@ class ModelReport:
     downloaded: list[Facts] = field(default_factory=list)
     pruned: list[Facts] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    names: Names = field(default_factory=Names)
+    names: ModelNames = field(default_factory=ModelNames)
     """For :func:`worker.models.prompt_names.match_models`."""
 
     def answer(self) -> dict[str, list[Facts]]:
@@ -41,23 +41,23 @@ class ModelJob:
     prune: bool
     stop: Stop
     report: Report
-    alone: Callable[[], bool]
+    no_other_job: Callable[[], bool]
     started_ns: int
     read_ahead: bool
-    downloaded: dict[Place, Entry] = field(default_factory=dict)
+    downloaded: dict[Location, Entry] = field(default_factory=dict)
     pruned: list[Facts] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    deleted: set[Place] = field(default_factory=set)
-    taken: set[Place] = field(default_factory=set)
+    deleted: set[Location] = field(default_factory=set)
+    taken: set[Location] = field(default_factory=set)
     """Names that other workers' files took while this job's were fetched."""
     released: bool = False
-    contested: int = 0
+    lost_races: int = 0
     """Rounds that ended with one of its files gone, or its name taken."""
 
-    def result(self, listed: Iterable[Entry], names: Names) -> ModelReport:
+    def result(self, listed: Iterable[Entry], names: ModelNames) -> ModelReport:
         """The report of the job, whose listed models are there now."""
         return ModelReport(
-            ready=[listed_facts(entry) for entry in listed if entry.place not in self.downloaded],
+            ready=[listed_facts(entry) for entry in listed if entry.location not in self.downloaded],
             downloaded=[listed_facts(entry) for entry in self.downloaded.values()],
             pruned=self.pruned,
             warnings=self.warnings,
@@ -67,12 +67,12 @@ class ModelJob:
 
 def file_facts(file: DiskFile, entry: Entry | None) -> Facts:
     """A file on disk as answers show it."""
-    facts = {"name": file.place.name, "folder": file.place.folder, "bytes": file.size}
+    facts = {"name": file.location.name, "folder": file.location.folder, "bytes": file.size}
     return {**facts, "identity": entry.identity} if entry else facts
 
 
 def listed_facts(entry: Entry) -> Facts:
     """A listed model as answers show it."""
-    place = entry.place
-    facts = {"name": place.name, "folder": place.folder, "bytes": entry.size, "identity": entry.identity}
+    location = entry.location
+    facts = {"name": location.name, "folder": location.folder, "bytes": entry.size, "identity": entry.identity}
     return {**facts, "sha256": entry.sha256} if entry.sha256 else facts

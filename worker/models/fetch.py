@@ -15,19 +15,19 @@ from worker.models import plan
 from worker.models.ensure_state import ModelJob
 from worker.models.inventory import Inventory, ModelFolders
 from worker.models.leases import Leases
-from worker.models.locations import Place
+from worker.models.locations import Location
 from worker.models.manifest import Changes, Entry
 from worker.models.plan import Want
 from worker.models.prune_rules import PrunePlan
 from worker.models.pruner import Pruner
-from worker.sites.types import MANAGED_FOLDERS, Download, FileProgress, Source
+from worker.sites.types import MANAGED_FOLDERS, Download, FileProgress, ModelSource
 
 WAIT_LOOK_S = 0.2
 
 log = logging.getLogger(__name__)
 
 
-class Bringer:
+class ModelFetcher:
     """One worker's hands; what to bring is decided before.
 
     Args:
@@ -37,7 +37,7 @@ class Bringer:
         pruner: makes room.
     """
 
-    def __init__(self, folders: ModelFolders, source: Source, leases: Leases, pruner: Pruner) -> None:
+    def __init__(self, folders: ModelFolders, source: ModelSource, leases: Leases, pruner: Pruner) -> None:
         self._folders, self._source, self._leases, self._pruner = folders, source, leases, pruner
 
     def sweep(self) -> None:
@@ -45,38 +45,40 @@ class Bringer:
         for folder in MANAGED_FOLDERS:
             sweep_parts(self._folders.root / folder)
 
-    def bring(
+    def fetch(
         self,
         job: ModelJob,
         inventory: Inventory,
         changed: Changes,
-        wants: Mapping[Want, Place],
+        wants: Mapping[Want, Location],
         pruning: PrunePlan,
-    ) -> dict[Place, Entry]:
+    ) -> dict[Location, Entry]:
         """Make room for the missing models and fetch them, each noted as begun before and as it is afterwards."""
         try:
             if wants:
                 self.sweep()
                 self._pruner.make_room(job, inventory, sum(want.file.size or 0 for want in wants), pruning)
-            begun = {place: plan.note_begun(want, place, time.time()) for want, place in wants.items()}
+            begun = {location: plan.record_begun(want, location, time.time()) for want, location in wants.items()}
             self._folders.commit({**changed, **begun})
-            return self._fetch(job, wants) if wants else {}
+            return self._download(job, wants) if wants else {}
         finally:
             if wants:
                 self._leases.fetched()
 
-    def _fetch(self, job: ModelJob, wants: Mapping[Want, Place]) -> dict[Place, Entry]:
+    def _download(self, job: ModelJob, wants: Mapping[Want, Location]) -> dict[Location, Entry]:
         """Bring the files and note each in the manifest, as it is now: another worker may have brought it.
 
         When one fails, the finished ones stay noted as begun: the next job that wants them recognises them. Fewer
         entries than wants mean that another worker was at work here, and that it is worth looking again.
         """
-        downloads = [Download(want.file, self._folders.path(place)) for want, place in wants.items()]
+        downloads = [Download(want.file, self._folders.path(location)) for want, location in wants.items()]
         try:
             done = {each.path: each for each in self._source.fetch(downloads, job.stop, job.report)}
         except BaseException as error:
             taken = _taken(error)
-            gone = [place for place in wants.values() if place == taken or not self._folders.look(place)]
+            gone = [
+                location for location in wants.values() if location == taken or not self._folders.stat_file(location)
+            ]
             self._folders.commit(dict.fromkeys(gone))
             if not taken:
                 raise
@@ -84,11 +86,11 @@ class Bringer:
             log.warning("another worker gave the name %s to another file; choosing again", taken)
             return {}
         fetched = {}
-        for want, place in wants.items():
-            result, file = done.get(self._folders.path(place)), self._folders.look(place)
+        for want, location in wants.items():
+            result, file = done.get(self._folders.path(location)), self._folders.stat_file(location)
             if result and file and file.size == result.size:
-                fetched[place] = plan.note(want, file, time.time(), sha256=result.sha256, origin="downloaded")
-        self._folders.commit({place: fetched.get(place) for place in wants.values()})
+                fetched[location] = plan.record(want, file, time.time(), sha256=result.sha256, origin="downloaded")
+        self._folders.commit({location: fetched.get(location) for location in wants.values()})
         return fetched
 
     def wait_for_others(self, job: ModelJob, wants: Sequence[Want]) -> None:
@@ -100,7 +102,7 @@ class Bringer:
             job.stop.sleep(WAIT_LOOK_S)
 
 
-def _taken(error: BaseException) -> Place | None:
+def _taken(error: BaseException) -> Location | None:
     """The place whose name another worker's file took during the download; None when that failed otherwise."""
     name = error.details.get("taken") if isinstance(error, WorkerError) else None
-    return Place.parse(name) if isinstance(name, str) else None
+    return Location.parse(name) if isinstance(name, str) else None

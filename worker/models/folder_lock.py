@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def root_lock(root: Path) -> Iterator[None]:
+def folder_lock(root: Path) -> Iterator[None]:
     """Hold the lock of the models folder ``root``, which is made when missing. Not for two threads or nested use.
 
     It goes with the process that held it. On a disk that knows no locks, or when somebody hangs with it, the block

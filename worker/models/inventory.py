@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from worker.models.folder_lock import root_lock
-from worker.models.locations import READ_ALSO, DiskFile, Fingerprint, Place
+from worker.models.folder_lock import folder_lock
+from worker.models.locations import READ_ALSO, DiskFile, Fingerprint, Location
 from worker.models.manifest import MANIFEST_PATH, Changes, Entry, Manifest
 from worker.models.prompt_names import Mentions
 from worker.sites.types import MANAGED_FOLDERS, MODEL_EXTENSIONS
@@ -34,10 +34,10 @@ MAX_DEPTH = 12
 class Inventory:
     """One consistent look at the models root: files, and those facts about them that still hold."""
 
-    files: Mapping[Place, DiskFile] = field(default_factory=dict)
-    entries: Mapping[Place, Entry] = field(default_factory=dict)
+    files: Mapping[Location, DiskFile] = field(default_factory=dict)
+    entries: Mapping[Location, Entry] = field(default_factory=dict)
     """Only entries that match their file."""
-    pending: Mapping[Place, Entry] = field(default_factory=dict)
+    pending: Mapping[Location, Entry] = field(default_factory=dict)
     """Downloads that some worker began; their files may be there by now, or never come."""
     occupied: frozenset[tuple[str, str]] = frozenset()
     """(folder, case-folded name) of everything directly in a folder, be it a file, a folder or a broken link."""
@@ -50,15 +50,15 @@ class Inventory:
     @cached_property
     def by_identity(self) -> Mapping[tuple[str, str], Entry]:
         """(identity, folder) -> its entry."""
-        return {(entry.identity, entry.place.folder): entry for entry in self.entries.values()}
+        return {(entry.identity, entry.location.folder): entry for entry in self.entries.values()}
 
     @cached_property
     def aliases(self) -> Mapping[str, Mapping[str, tuple[str, ...]]]:
         """Folder -> file name as ComfyUI lists it -> other names of the file, for those that have any."""
         found: dict[str, dict[str, tuple[str, ...]]] = {}
-        for place, entry in self.entries.items():
-            if entry.aliases or entry.canonical != place.name:
-                found.setdefault(place.folder, {})[place.name] = (*entry.aliases, entry.canonical)
+        for location, entry in self.entries.items():
+            if entry.aliases or entry.canonical != location.name:
+                found.setdefault(location.folder, {})[location.name] = (*entry.aliases, entry.canonical)
         return found
 
     @cached_property
@@ -66,18 +66,18 @@ class Inventory:
         """(folder, basename) -> the files of that name, in whatever subfolder."""
         found: dict[tuple[str, str], list[DiskFile]] = {}
         for file in self.files.values():
-            found.setdefault((file.place.folder, file.place.basename), []).append(file)
+            found.setdefault((file.location.folder, file.location.basename), []).append(file)
         return found
 
-    def meant(self, mentions: Mentions) -> list[Place]:
+    def meant(self, mentions: Mentions) -> list[Location]:
         """The files that a prompt may mean, under whichever of their names."""
         if not (mentions.names or mentions.texts):
             return []
-        return [place for place in self.files if mentions.cover(place.name, self.other_names(place))]
+        return [location for location in self.files if mentions.cover(location.name, self.other_names(location))]
 
-    def other_names(self, place: Place) -> tuple[str, ...]:
+    def other_names(self, location: Location) -> tuple[str, ...]:
         """What else the file is called, as far as the manifest knows."""
-        entry = self.entries.get(place)
+        entry = self.entries.get(location)
         return (*entry.aliases, entry.canonical) if entry else ()
 
     def not_brought_here(self, host: str) -> frozenset[Fingerprint]:
@@ -88,8 +88,8 @@ class Inventory:
         another host. A lost manifest makes everything precious: lean is worth less.
         """
         notes = (*self.entries.values(), *self.pending.values())
-        brought = {entry.place for entry in notes if entry.origin != "adopted" and entry.host == host}
-        return frozenset(file.fingerprint for place, file in self.files.items() if place not in brought)
+        brought = {entry.location for entry in notes if entry.origin != "adopted" and entry.host == host}
+        return frozenset(file.fingerprint for location, file in self.files.items() if location not in brought)
 
 
 class ModelFolders:
@@ -104,16 +104,16 @@ class ModelFolders:
         self._manifest = Manifest(root / MANIFEST_PATH)
         self._lock = threading.Lock()
         self._scan: _Scan | None = None
-        self._last: tuple[_Scan, Mapping[Place, Entry], Inventory] | None = None
+        self._last: tuple[_Scan, Mapping[Location, Entry], Inventory] | None = None
 
-    def path(self, place: Place) -> Path:
+    def path(self, location: Location) -> Path:
         """The file's path on this machine."""
-        return self.root / place.where / place.name
+        return self.root / location.where / location.name
 
     def read(self, *, fresh: bool = False) -> Inventory:
         """Look at the disk. Folders that did not change since the last look are not read again, unless ``fresh``.
 
-        A file that was changed in place does not change its folder: use :meth:`look` on the files that matter.
+        A file that was changed in place does not change its folder: use :meth:`stat_file` on the files that matter.
         """
         with self._lock:
             if fresh or self._scan is None or not self._scan.holds():
@@ -125,20 +125,20 @@ class ModelFolders:
             self._last = (self._scan, entries, inventory)
             return inventory
 
-    def look(self, place: Place) -> DiskFile | None:
+    def stat_file(self, location: Location) -> DiskFile | None:
         """One file as it is now; None when it is gone, is no regular file or its link leads nowhere."""
-        path = self.path(place)
+        path = self.path(location)
         try:
             facts = path.stat()
             linked = path.is_symlink()
         except OSError:
             return None
-        return DiskFile.of(place, facts, linked) if stat.S_ISREG(facts.st_mode) else None
+        return DiskFile.of(location, facts, linked) if stat.S_ISREG(facts.st_mode) else None
 
-    def same(self, file: DiskFile | Entry) -> bool:
+    def is_unchanged(self, file: DiskFile | Entry) -> bool:
         """Whether the file has the size and time that were seen or written down (one ``stat``, for the warm path)."""
         try:
-            facts = os.stat(f"{self.root}/{file.place.where}/{file.place.name}")  # noqa: PTH116 - a Path costs 3x the call
+            facts = os.stat(f"{self.root}/{file.location.where}/{file.location.name}")  # noqa: PTH116 - a Path costs 3x the call
         except OSError:
             return False
         return facts.st_size == file.size and facts.st_mtime_ns == file.mtime_ns
@@ -149,7 +149,7 @@ class ModelFolders:
             return
         with self._lock:
             try:
-                with root_lock(self.root):  # two that merge at once would lose one's notes
+                with folder_lock(self.root):  # two that merge at once would lose one's notes
                     self._manifest.merge(changes, self._scan.files if self._scan else {}, self.root)
             except OSError as error:
                 log.warning("the model manifest could not be written (%s); models get recognised again", error.strerror)
@@ -159,7 +159,7 @@ class _Scan:
     """One walk over the managed folders, with the folders' times so that an unchanged tree need not be walked again."""
 
     def __init__(self, root: Path) -> None:
-        self.files: dict[Place, DiskFile] = {}
+        self.files: dict[Location, DiskFile] = {}
         self.occupied: set[tuple[str, str]] = set()
         self._folder_times: dict[str, int | None] = {}
         self._began_ns = time.time_ns()
@@ -190,15 +190,15 @@ class _Scan:
     def _see(
         self, item: os.DirEntry[str], where: str, prefix: str, linked: bool, trail: tuple[tuple[int, int], ...]
     ) -> None:
-        place = Place(where, prefix + item.name)
+        location = Location(where, prefix + item.name)
         if not prefix:
-            self.occupied.add((place.folder, item.name.casefold()))
+            self.occupied.add((location.folder, item.name.casefold()))
         linked = linked or item.is_symlink()
         if item.name.lower().endswith(MODEL_EXTENSIONS) and not item.is_dir():
             with contextlib.suppress(OSError):  # a link that leads nowhere, or a file deleted just now: not present
                 facts = item.stat()
                 if stat.S_ISREG(facts.st_mode):
-                    self.files[place] = DiskFile.of(place, facts, linked)
+                    self.files[location] = DiskFile.of(location, facts, linked)
         elif item.name != ".git" and item.is_dir():  # the one folder that ComfyUI leaves out too
             self._walk(item.path, where, f"{prefix}{item.name}/", linked, trail)
 
@@ -210,13 +210,13 @@ def _folder_time(path: str) -> int | None:
         return None
 
 
-def _inventory(scan: _Scan, entries: Mapping[Place, Entry]) -> Inventory:
+def _inventory(scan: _Scan, entries: Mapping[Location, Entry]) -> Inventory:
     holding = {}
     pending = {}
-    for place, entry in entries.items():
-        file = scan.files.get(place)
+    for location, entry in entries.items():
+        file = scan.files.get(location)
         if entry.origin == "pending":
-            pending[place] = entry
+            pending[location] = entry
         elif file and entry.matches(file):
-            holding[place] = entry
+            holding[location] = entry
     return Inventory(scan.files, holding, pending, frozenset(scan.occupied))

@@ -18,8 +18,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.models.folder_lock import root_lock
-from worker.models.locations import Place
+from worker.models.folder_lock import folder_lock
+from worker.models.locations import Location
 from worker.process_id import PATTERN, is_gone, is_of_this_host, process_id
 
 LEASES_PATH = ".comfy-worker/workers"
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 class Claims:
     """What workers claim at one moment."""
 
-    using: frozenset[Place] = frozenset()
+    using: frozenset[Location] = frozenset()
     """Files that their jobs list or name: not to be deleted."""
     fetching: frozenset[str] = frozenset()
     """Identities of models that live workers of this host are bringing: worth waiting for."""
@@ -49,11 +49,11 @@ class Leases:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._path = root / LEASES_PATH / f"{process_id()}-{secrets.token_hex(4)}.json"
-        self._using: set[Place] = set()
+        self._using: set[Location] = set()
         self._until = 0.0
         self._refused = False
 
-    def claim(self, using: Collection[Place], wanted: Collection[str], seconds: float) -> frozenset[str]:
+    def claim(self, using: Collection[Location], wanted: Collection[str], seconds: float) -> frozenset[str]:
         """Claim files, and those of the wanted models that no other worker is bringing; the ones that others bring.
 
         Args:
@@ -66,7 +66,7 @@ class Leases:
         if not self._using:
             return frozenset()
         try:
-            with root_lock(self._root):
+            with folder_lock(self._root):
                 theirs = self.others().fetching.intersection(wanted) if wanted else frozenset()
                 self._write(set(wanted) - theirs)
         except OSError as error:
@@ -91,7 +91,7 @@ class Leases:
 
     def others(self) -> Claims:
         """What the other workers claim now; what dead ones left is removed on the way."""
-        using: set[Place] = set()
+        using: set[Location] = set()
         fetching: set[str] = set()
         for path in (self._root / LEASES_PATH).glob("*"):
             found = _NAME.fullmatch(path.name)
@@ -121,7 +121,7 @@ def _read(path: Path) -> tuple[float, Claims]:
     """Until when a worker claims what; nothing when it cannot be read: it is being written or removed just now."""
     try:
         facts = json.loads(path.read_bytes())
-        claims = Claims(frozenset(map(Place.parse, facts["using"])), frozenset(facts["fetching"]))
+        claims = Claims(frozenset(map(Location.parse, facts["using"])), frozenset(facts["fetching"]))
         return float(facts["until"]), claims
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return time.time(), Claims()

@@ -9,7 +9,7 @@ READ_ALSO = {"unet": "diffusion_models", "clip": "text_encoders"}
 """Older folders that ComfyUI lists together with a managed one: files in them are present, and never deleted."""
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Where a model file is: a folder directly under the models root, and the path inside it with forward slashes."""
 
     where: str
@@ -29,20 +29,20 @@ class Place(NamedTuple):
         return f"{self.where}/{self.name}"
 
     @classmethod
-    def parse(cls, text: str) -> Place:
+    def parse(cls, text: str) -> Location:
         """The place that ``str()`` wrote."""
         where, _, name = text.partition("/")
         return cls(where, name)
 
 
-Fingerprint = tuple[Place, int, int]
+Fingerprint = tuple[Location, int, int]
 """Place, size and modification time (ns)."""
 
 
 class DiskFile(NamedTuple):
     """One model file as the scan saw it; a symlink stands for the file it leads to, one to nowhere is not there."""
 
-    place: Place
+    location: Location
     size: int
     mtime_ns: int
     ctime_ns: int
@@ -51,11 +51,11 @@ class DiskFile(NamedTuple):
     """The file is a symlink or lies behind a symlinked folder: somebody else's, so never deleted."""
 
     @classmethod
-    def of(cls, place: Place, facts: os.stat_result, linked: bool) -> DiskFile:
+    def of(cls, location: Location, facts: os.stat_result, linked: bool) -> DiskFile:
         """The file at ``place`` by its ``stat``."""
-        return cls(place, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino, linked)
+        return cls(location, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino, linked)
 
     @property
     def fingerprint(self) -> Fingerprint:
         """What tells these bytes at this place from any that come later."""
-        return self.place, self.size, self.mtime_ns
+        return self.location, self.size, self.mtime_ns

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from worker.models.locations import DiskFile, Place
+from worker.models.locations import DiskFile, Location
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ THIS_HOST = socket.gethostname()
 class Entry:
     """What the manifest knows of one file."""
 
-    place: Place
+    location: Location
     identity: str
     canonical: str
     """The name the file should have by its site or its line; ``place`` may differ when that name was taken."""
@@ -66,7 +66,7 @@ class Entry:
         return {name: getattr(self, name) for name in _ENTRY_TYPES}
 
     @classmethod
-    def from_json(cls, place: str, facts: Any) -> Entry | None:
+    def from_json(cls, location: str, facts: Any) -> Entry | None:
         """Read one entry; None when anything in it is not what it should be."""
         if not isinstance(facts, dict):
             return None
@@ -76,7 +76,7 @@ class Entry:
         for name in ("keys", "aliases"):
             known[name] = tuple(str(item) for item in known.get(name, ()))
         try:
-            return cls(Place.parse(place), **known)
+            return cls(Location.parse(location), **known)
         except TypeError:
             return None
 
@@ -96,7 +96,7 @@ _ENTRY_TYPES: dict[str, type | tuple[type, ...]] = {
     "host": str,
 }
 
-Changes = Mapping[Place, Entry | None]
+Changes = Mapping[Location, Entry | None]
 """What to write into the manifest: an entry, or None to forget the file."""
 
 
@@ -105,10 +105,10 @@ class Manifest:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._entries: Mapping[Place, Entry] = MappingProxyType({})
+        self._entries: Mapping[Location, Entry] = MappingProxyType({})
         self._stamp: tuple[int, int, int] | None = None
 
-    def read(self) -> Mapping[Place, Entry]:
+    def read(self) -> Mapping[Location, Entry]:
         """The entries on disk; none when the file cannot be read, never an error."""
         stamp = _stamp(self.path)
         if stamp != self._stamp:
@@ -116,24 +116,28 @@ class Manifest:
             self._stamp = stamp
         return self._entries
 
-    def merge(self, changes: Changes, seen: Mapping[Place, DiskFile], root: Path) -> None:
+    def merge(self, changes: Changes, seen: Mapping[Location, DiskFile], root: Path) -> None:
         """Read again (another worker may have written), overlay ``changes``, drop what is gone, replace atomically.
 
         What is to be forgotten stays when it is true of the file there now: another worker brought that meanwhile.
         """
         before = self.read()
-        true = {place for place, entry in changes.items() if entry is None and _is_true(before.get(place), root)}
-        merged = {**before, **{place: entry for place, entry in changes.items() if place not in true}}
-        kept = {place: entry for place, entry in merged.items() if entry and self._worth_keeping(entry, seen, root)}
+        true = {
+            location for location, entry in changes.items() if entry is None and _is_true(before.get(location), root)
+        }
+        merged = {**before, **{location: entry for location, entry in changes.items() if location not in true}}
+        kept = {
+            location: entry for location, entry in merged.items() if entry and self._worth_keeping(entry, seen, root)
+        }
         self._stamp = self._write(kept)
         self._entries = MappingProxyType(kept)
 
-    def _worth_keeping(self, entry: Entry, seen: Mapping[Place, DiskFile], root: Path) -> bool:
-        if entry.place in seen or (root / entry.place.where / entry.place.name).is_file():
+    def _worth_keeping(self, entry: Entry, seen: Mapping[Location, DiskFile], root: Path) -> bool:
+        if entry.location in seen or (root / entry.location.where / entry.location.name).is_file():
             return True
         return entry.origin == "pending" and time.time() - entry.last_used < ABANDONED_S
 
-    def _parse(self) -> dict[Place, Entry]:
+    def _parse(self) -> dict[Location, Entry]:
         try:
             document = json.loads(self.path.read_bytes())
             version, files = document["version"], document["files"].items()
@@ -145,15 +149,15 @@ class Manifest:
                 "the model manifest has version %r, not %d; models get recognised again", version, MANIFEST_VERSION
             )
             return {}
-        entries = (Entry.from_json(place, facts) for place, facts in files)
-        return {entry.place: entry for entry in entries if entry}
+        entries = (Entry.from_json(location, facts) for location, facts in files)
+        return {entry.location: entry for entry in entries if entry}
 
-    def _write(self, entries: Mapping[Place, Entry]) -> tuple[int, int, int] | None:
+    def _write(self, entries: Mapping[Location, Entry]) -> tuple[int, int, int] | None:
         """Replace the file; the stamp is of what was written here, not of what another worker may write next."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         document = {
             "version": MANIFEST_VERSION,
-            "files": {str(place): entry.to_json() for place, entry in sorted(entries.items())},
+            "files": {str(location): entry.to_json() for location, entry in sorted(entries.items())},
         }
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
         try:
@@ -180,7 +184,7 @@ def _is_true(entry: Entry | None, root: Path) -> bool:
     if entry is None:
         return False
     try:
-        facts = (root / entry.place.where / entry.place.name).stat()
+        facts = (root / entry.location.where / entry.location.name).stat()
     except OSError:
         return False
     return facts.st_size == entry.size and facts.st_mtime_ns == entry.mtime_ns

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from worker.models.inventory import Inventory
-from worker.models.locations import DiskFile, Place
+from worker.models.locations import DiskFile, Location
 from worker.models.manifest import THIS_HOST, Entry
-from worker.models.prompt_names import Names
+from worker.models.prompt_names import ModelNames
 from worker.net.redact import redact_url
 from worker.sites.file_names import MAX_NAME_BYTES, SAFE_EXTENSIONS, extension
 from worker.sites.types import ModelFile, RepoLine
@@ -34,12 +34,12 @@ class Want:
 def split_known(lines: Sequence[RepoLine], inventory: Inventory) -> tuple[list[Entry], list[RepoLine]]:
     """The files that the lines ask for and that are there, each once; and the lines that must be looked up."""
     by_key = inventory.by_key
-    known: dict[Place, Entry] = {}
+    known: dict[Location, Entry] = {}
     unknown: dict[str, RepoLine] = {}
     for line in lines:
         entry = by_key.get(line.key)
         if entry:
-            known[entry.place] = entry
+            known[entry.location] = entry
         else:
             unknown.setdefault(line.key, line)
     return list(known.values()), list(unknown.values())
@@ -57,7 +57,7 @@ def gather(files: Iterable[ModelFile]) -> list[Want]:
     return list(wants.values())
 
 
-def adoptable(want: Want, inventory: Inventory) -> list[DiskFile]:
+def candidates(want: Want, inventory: Inventory) -> list[DiskFile]:
     """Files that may be the wanted one though the manifest does not say so, likeliest first.
 
     A file qualifies by the name this worker would give it, directly in its folder, and by its size. In a subfolder a
@@ -69,22 +69,24 @@ def adoptable(want: Want, inventory: Inventory) -> list[DiskFile]:
     named = [found for name in _own_names(file) for found in inventory.by_basename.get((file.folder, name), ())]
     return [
         found
-        for found in sorted(named, key=lambda found: "/" in found.place.name)
-        if found.place not in inventory.entries
+        for found in sorted(named, key=lambda found: "/" in found.location.name)
+        if found.location not in inventory.entries
         and (file.size is None or found.size == file.size)
-        and (file.sha256 or _is_telling(found.place, file, inventory))
+        and (file.sha256 or _is_telling(found.location, file, inventory))
     ]
 
 
-def _is_telling(place: Place, file: ModelFile, inventory: Inventory) -> bool:
+def _is_telling(location: Location, file: ModelFile, inventory: Inventory) -> bool:
     """Whether the name and the size of what lies there say enough when no hash was published."""
-    begun = inventory.pending.get(place)
+    begun = inventory.pending.get(location)
     if begun and begun.identity == file.identity:
         return True
-    return file.size is not None and "/" not in place.name and place.name.lower().endswith(SAFE_EXTENSIONS)
+    return file.size is not None and "/" not in location.name and location.name.lower().endswith(SAFE_EXTENSIONS)
 
 
-def place_new(wants: Sequence[Want], inventory: Inventory, spent: Mapping[Place, str]) -> list[Place]:
+def choose_locations(
+    wants: Sequence[Want], inventory: Inventory, deleted_names: Mapping[Location, str]
+) -> list[Location]:
     """Where each new file goes: its canonical name, unless other bytes have, had or are about to have that path.
 
     Args:
@@ -93,19 +95,19 @@ def place_new(wants: Sequence[Want], inventory: Inventory, spent: Mapping[Place,
         spent: identity by place of files that were deleted while this ComfyUI lived; its caches go by name.
     """
     occupied = set(inventory.occupied)
-    places = []
+    locations = []
     for want in wants:
         file = want.file
-        place = next(
-            place
-            for place in (Place(file.folder, name) for name in _possible_names(file))
-            if (place.folder, place.name.casefold()) not in occupied
-            and spent.get(place, file.identity) == file.identity
-            and (place not in inventory.pending or inventory.pending[place].identity == file.identity)
+        location = next(
+            location
+            for location in (Location(file.folder, name) for name in _possible_names(file))
+            if (location.folder, location.name.casefold()) not in occupied
+            and deleted_names.get(location, file.identity) == file.identity
+            and (location not in inventory.pending or inventory.pending[location].identity == file.identity)
         )
-        occupied.add((place.folder, place.name.casefold()))
-        places.append(place)
-    return places
+        occupied.add((location.folder, location.name.casefold()))
+        locations.append(location)
+    return locations
 
 
 def collision_name(filename: str, identity: str) -> str:
@@ -132,10 +134,10 @@ def _possible_names(file: ModelFile) -> Iterator[str]:
         yield collision_name(file.filename, f"{file.identity}-{count}")
 
 
-def note(want: Want, file: DiskFile, now: float, *, sha256: str | None, origin: str) -> Entry:
+def record(want: Want, file: DiskFile, now: float, *, sha256: str | None, origin: str) -> Entry:
     """What the manifest is to know of a file that is there and was checked."""
     return Entry(
-        place=file.place,
+        location=file.location,
         identity=want.file.identity,
         canonical=want.file.filename,
         size=file.size,
@@ -151,10 +153,10 @@ def note(want: Want, file: DiskFile, now: float, *, sha256: str | None, origin: 
     )
 
 
-def note_begun(want: Want, place: Place, now: float) -> Entry:
+def record_begun(want: Want, location: Location, now: float) -> Entry:
     """The note that a download was begun: other workers leave the path alone, and a file found there is ours."""
     return Entry(
-        place=place,
+        location=location,
         identity=want.file.identity,
         canonical=want.file.filename,
         size=want.file.size or 0,
@@ -165,7 +167,7 @@ def note_begun(want: Want, place: Place, now: float) -> Entry:
     )
 
 
-def note_names(entry: Entry, want: Want) -> Entry:
+def record_names(entry: Entry, want: Want) -> Entry:
     """The entry, also answering to the want's lines and names."""
     aliases = dict.fromkeys((*entry.aliases, *want.aliases, want.file.filename))
     return replace(
@@ -175,10 +177,10 @@ def note_names(entry: Entry, want: Want) -> Entry:
     )
 
 
-def names_of(inventory: Inventory, listed: Mapping[Place, Entry]) -> Names:
+def names_of(inventory: Inventory, listed: Mapping[Location, Entry]) -> ModelNames:
     """What names mean in a job that lists these files: what others call them, and which had to take another name."""
     renamed: dict[str, dict[str, str]] = {}
-    for place, entry in listed.items():
-        if entry.canonical != place.name and Place(place.where, entry.canonical) not in listed:
-            renamed.setdefault(place.folder, {})[entry.canonical] = place.name
-    return Names(inventory.aliases, renamed)
+    for location, entry in listed.items():
+        if entry.canonical != location.name and Location(location.where, entry.canonical) not in listed:
+            renamed.setdefault(location.folder, {})[entry.canonical] = location.name
+    return ModelNames(inventory.aliases, renamed)

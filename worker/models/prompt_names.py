@@ -45,7 +45,7 @@ _CLASS_LINE_TYPES = {"CLIPVisionLoader": "clipvision", "UpscaleModelLoader": "up
 
 
 @dataclass(frozen=True)
-class Names:
+class ModelNames:
     """What the model side knows about names, for :func:`match_models`.
 
     Args:
@@ -132,7 +132,7 @@ def loose(name: str) -> str:
     return _fold(_plain(_base(name)))
 
 
-def match_models(prompt: Prompt, object_info: Mapping[str, Any], names: Names | None = None) -> Matched:
+def match_models(prompt: Prompt, object_info: Mapping[str, Any], names: ModelNames | None = None) -> Matched:
     """Give each model input the spelling that ComfyUI lists.
 
     Args:
@@ -143,7 +143,7 @@ def match_models(prompt: Prompt, object_info: Mapping[str, Any], names: Names | 
     Raises:
         WorkerError: MODEL_MISSING, with every model input that nothing matches in ``details["missing"]``.
     """
-    names = names or Names()
+    names = names or ModelNames()
     result = Matched(copy.deepcopy(dict(prompt)), [])
     missing = []
     for found in _model_inputs(prompt, object_info):
@@ -204,7 +204,7 @@ def _is_model_list(value: str, options: Sequence[str]) -> bool:
     return is_model_name(value) or any(is_model_name(option) for option in options)
 
 
-def _match(found: _Input, names: Names) -> str | None:
+def _match(found: _Input, names: ModelNames) -> str | None:
     """The one option that the value means, by the first step that finds exactly one."""
     value, options = found.value, found.options
     for step in (_listed_elsewhere(names), *_STEPS, _alias(names)):
@@ -227,7 +227,7 @@ def _spelled(spell_value: Callable[[str], str], spell_option: Callable[[str], st
     return step
 
 
-def _listed_elsewhere(names: Names) -> _Step:
+def _listed_elsewhere(names: ModelNames) -> _Step:
     def step(value: str, options: Sequence[str]) -> Iterable[str]:
         wanted = _base(value)  # two folders may each have renamed a file of one name: the options tell them apart
         return [folder[wanted] for folder in names.renamed.values() if folder.get(wanted) in options]
@@ -235,7 +235,7 @@ def _listed_elsewhere(names: Names) -> _Step:
     return step
 
 
-def _alias(names: Names) -> _Step:
+def _alias(names: ModelNames) -> _Step:
     def step(value: str, options: Sequence[str]) -> Iterable[str]:
         wanted, listed = loose(value), set(options)
         return [

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from worker.errors import Code, WorkerError
 from worker.models.inventory import Inventory
-from worker.models.locations import DiskFile, Fingerprint, Place
+from worker.models.locations import DiskFile, Fingerprint, Location
 from worker.models.manifest import Entry
 from worker.models.prompt_names import Mentions
 from worker.sites.types import MANAGED_FOLDERS
@@ -40,7 +40,7 @@ class PruneRules:
     list_empty: bool
     shared: bool
     """The root is on a shared network volume that PRUNE_ROOTS does not name."""
-    alone: bool
+    no_other_job: bool
     """No other job runs in this process."""
     started_ns: int
     """When the job began: what was written since is not this plan's to judge."""
@@ -48,13 +48,13 @@ class PruneRules:
     keep_globs: tuple[str, ...] = ()
     keep_bytes: int = 0
     """Budget of KEEP_GB for unlisted files."""
-    baked: Collection[Fingerprint] = frozenset()
+    preinstalled: Collection[Fingerprint] = frozenset()
     """What was on the worker's own disk before it."""
-    in_use: Collection[Place] = frozenset()
+    in_use: Collection[Location] = frozenset()
     """Files that other workers claim (:mod:`worker.models.leases`)."""
     used_since: float | None = None
     """On a shared volume: a file used by any worker after this (seconds since the epoch) may be in use there now."""
-    last_used: Mapping[Place, float] = field(default_factory=dict)
+    last_used: Mapping[Location, float] = field(default_factory=dict)
     """Uses that the manifest does not know of yet."""
 
     def why_not(self) -> str | None:
@@ -63,7 +63,7 @@ class PruneRules:
             (self.list_empty, "repo_list is empty"),
             (not self.wanted, "prune is off"),
             (self.shared, "the models are on a shared volume that PRUNE_ROOTS does not name"),
-            (not self.alone, "another job is running in this worker"),
+            (not self.no_other_job, "another job is running in this worker"),
         )
         return next((reason for holds, reason in reasons if holds), None)
 
@@ -72,75 +72,75 @@ class PruneRules:
 class PrunePlan:
     """What may go. Nothing goes when ``withheld`` says why."""
 
-    doomed: tuple[DiskFile, ...] = ()
+    to_delete: tuple[DiskFile, ...] = ()
     """Largest first."""
     cached: tuple[DiskFile, ...] = ()
     """Unlisted, kept by KEEP_GB; may go when the disk cannot hold the new models otherwise. Largest first."""
-    kept: Mapping[Place, str] = field(default_factory=dict)
+    kept: Mapping[Location, str] = field(default_factory=dict)
     """Unlisted files that stay, and why."""
-    withheld: str | None = None
+    blocked_by: str | None = None
 
 
-def plan_prune(inventory: Inventory, listed: Collection[Place], mentions: Mentions, rules: PruneRules) -> PrunePlan:
+def plan_prune(inventory: Inventory, listed: Collection[Location], mentions: Mentions, rules: PruneRules) -> PrunePlan:
     """Decide for every unlisted file whether it stays, by the first rule that keeps it."""
-    withheld = rules.why_not()
-    if withheld:
-        return PrunePlan(withheld=withheld)
-    kept: dict[Place, str] = {}
+    blocked_by = rules.why_not()
+    if blocked_by:
+        return PrunePlan(blocked_by=blocked_by)
+    kept: dict[Location, str] = {}
     loose = []
-    for place, file in inventory.files.items():
-        if place in listed:
+    for location, file in inventory.files.items():
+        if location in listed:
             continue
-        reason = _why_kept(file, inventory.entries.get(place), mentions, rules)
+        reason = _why_kept(file, inventory.entries.get(location), mentions, rules)
         if reason:
-            kept[place] = reason
+            kept[location] = reason
         else:
             loose.append(file)
     cached = _within_budget(loose, inventory, rules)
-    kept.update((file.place, "KEEP_GB") for file in cached)
-    doomed = [file for file in loose if file not in cached]
-    if len(doomed) > PRUNE_MAX_FILES:
-        return PrunePlan(kept=kept, withheld=f"{len(doomed)} files would go, more than {PRUNE_MAX_FILES}")
+    kept.update((file.location, "KEEP_GB") for file in cached)
+    to_delete = [file for file in loose if file not in cached]
+    if len(to_delete) > PRUNE_MAX_FILES:
+        return PrunePlan(kept=kept, blocked_by=f"{len(to_delete)} files would go, more than {PRUNE_MAX_FILES}")
     return PrunePlan(
-        doomed=_largest_first(doomed),
+        to_delete=_largest_first(to_delete),
         cached=_largest_first(cached),
         kept=kept,
-        withheld="PRUNE_DRY_RUN is on" if rules.dry_run else None,
+        blocked_by="PRUNE_DRY_RUN is on" if rules.dry_run else None,
     )
 
 
 def _why_kept(file: DiskFile, entry: Entry | None, mentions: Mentions, rules: PruneRules) -> str | None:
-    place = file.place
+    location = file.location
     reason = None
-    if place.where not in MANAGED_FOLDERS:
+    if location.where not in MANAGED_FOLDERS:
         reason = "not in a managed folder"
     elif file.linked:
         reason = "behind a symlink"
-    elif not place.name.lower().endswith(PRUNABLE):
+    elif not location.name.lower().endswith(PRUNABLE):
         reason = f"not {PRUNABLE}"
-    elif mentions.cover(place.name, (*entry.aliases, entry.canonical) if entry else ()):
+    elif mentions.cover(location.name, (*entry.aliases, entry.canonical) if entry else ()):
         reason = "named by the prompt"
-    elif _globbed(place, rules.keep_globs):
+    elif _globbed(location, rules.keep_globs):
         reason = "KEEP_MODELS"
-    elif file.fingerprint in rules.baked:
+    elif file.fingerprint in rules.preinstalled:
         reason = "baked into the image, or there before the worker"
     elif max(file.mtime_ns, file.ctime_ns) >= rules.started_ns:
         reason = "younger than the job"
-    elif place in rules.in_use:
+    elif location in rules.in_use:
         reason = "another worker uses it"
     elif rules.used_since is not None and _recency(file, entry, rules) >= rules.used_since:
         reason = "another worker may be using it"
     return reason
 
 
-def _globbed(place: Place, globs: Sequence[str]) -> bool:
-    spellings = [spelling.casefold() for spelling in (place.basename, place.name, str(place))]
+def _globbed(location: Location, globs: Sequence[str]) -> bool:
+    spellings = [spelling.casefold() for spelling in (location.basename, location.name, str(location))]
     return any(fnmatch.fnmatchcase(spelling, glob.casefold()) for glob in globs for spelling in spellings)
 
 
 def _recency(file: DiskFile, entry: Entry | None, rules: PruneRules) -> float:
     """Seconds since the epoch of the last known use; when a use is not known, of the last change."""
-    used = max(entry.last_used if entry else 0.0, rules.last_used.get(file.place, 0.0))
+    used = max(entry.last_used if entry else 0.0, rules.last_used.get(file.location, 0.0))
     return used or max(file.mtime_ns, file.ctime_ns) / 1e9
 
 
@@ -150,7 +150,7 @@ def _within_budget(files: Sequence[DiskFile], inventory: Inventory, rules: Prune
         return []
     room = rules.keep_bytes
     chosen = []
-    for file in sorted(files, key=lambda f: _recency(f, inventory.entries.get(f.place), rules), reverse=True):
+    for file in sorted(files, key=lambda f: _recency(f, inventory.entries.get(f.location), rules), reverse=True):
         if file.size <= room:
             chosen.append(file)
             room -= file.size
@@ -158,7 +158,7 @@ def _within_budget(files: Sequence[DiskFile], inventory: Inventory, rules: Prune
 
 
 def _largest_first(files: Iterable[DiskFile]) -> tuple[DiskFile, ...]:
-    return tuple(sorted(files, key=lambda file: (-file.size, file.place)))
+    return tuple(sorted(files, key=lambda file: (-file.size, file.location)))
 
 
 def room_first(plan: PrunePlan, needed: int, free: int, *, shared: bool) -> tuple[DiskFile, ...] | None:
@@ -173,10 +173,10 @@ def room_first(plan: PrunePlan, needed: int, free: int, *, shared: bool) -> tupl
     missing = needed + SPARE_BYTES - free if needed else 0
     if missing <= 0:
         return ()
-    if plan.withheld or shared:
+    if plan.blocked_by or shared:
         return None
     chosen = []
-    for file in (*plan.doomed, *plan.cached):
+    for file in (*plan.to_delete, *plan.cached):
         chosen.append(file)
         missing -= file.size
         if missing <= 0:
@@ -191,9 +191,9 @@ def bytes_of(files: Iterable[DiskFile]) -> int:
 
 def disk_full(plan: PrunePlan, needed: int, free: int) -> WorkerError:
     """The error of models that do not fit, and what pruning could or could not do about it."""
-    unlisted = 0 if plan.withheld else bytes_of((*plan.doomed, *plan.cached))
+    unlisted = 0 if plan.blocked_by else bytes_of((*plan.to_delete, *plan.cached))
     could = f", and {amount(unlisted)} of unlisted models are too little" if unlisted else ""
-    why = f" (nothing is pruned: {plan.withheld})" if plan.withheld else ""
+    why = f" (nothing is pruned: {plan.blocked_by})" if plan.blocked_by else ""
     return WorkerError(
         Code.DISK_FULL,
         f"the missing models need {amount(needed)} but the disk has {amount(free)} free{could}{why}",
@@ -223,7 +223,7 @@ def delete(root: Path, file: DiskFile) -> Outcome:
     Raises:
         OSError: the disk refuses (read-only, no permission).
     """
-    *folders, name = (file.place.where, *file.place.name.split("/"))
+    *folders, name = (file.location.where, *file.location.name.split("/"))
     try:
         folder = _open_folder(root, folders)
     except FileNotFoundError:

@@ -15,10 +15,10 @@ from pathlib import Path
 from worker.downloads.disk import existing
 from worker.errors import Code, WorkerError
 from worker.models.ensure_state import ModelJob, file_facts
-from worker.models.folder_lock import root_lock
+from worker.models.folder_lock import folder_lock
 from worker.models.inventory import Inventory, ModelFolders
 from worker.models.leases import Leases
-from worker.models.locations import DiskFile, Place
+from worker.models.locations import DiskFile, Location
 from worker.models.manifest import THIS_HOST, Entry
 from worker.models.prune_rules import (
     Outcome,
@@ -68,23 +68,23 @@ class Pruner:
         self.folders = folders
         self._leases = leases
         self.shared = shared
-        self.baked = frozenset() if shared else folders.read().not_brought_here(THIS_HOST)
-        self.spent: dict[Place, str] = {}
+        self.preinstalled = frozenset() if shared else folders.read().not_brought_here(THIS_HOST)
+        self.deleted_names: dict[Location, str] = {}
         """Identity by place of what was deleted while this ComfyUI lived; its caches go by name."""
-        self._used: dict[Place, float] = {}
+        self._used: dict[Location, float] = {}
         self._release = release
         self._free_bytes = free_bytes
 
-    def plan(self, job: ModelJob, inventory: Inventory, listed: Collection[Place]) -> PrunePlan:
+    def plan(self, job: ModelJob, inventory: Inventory, listed: Collection[Location]) -> PrunePlan:
         """What may go in this job."""
-        rules = self._rules(job.started_ns, wanted=job.prune, empty=not job.lines, alone=job.alone())
+        rules = self._rules(job.started_ns, wanted=job.prune, empty=not job.lines, no_other_job=job.no_other_job())
         if not rules.why_not():
             rules = replace(rules, in_use=self._leases.others().using)
         return plan_prune(inventory, listed, job.mentions, rules)
 
     def why_not(self) -> str | None:
         """Why this worker prunes nothing whatever a job lists; None when it does prune."""
-        return self._rules(time.time_ns(), wanted=self.settings.prune, empty=False, alone=True).why_not()
+        return self._rules(time.time_ns(), wanted=self.settings.prune, empty=False, no_other_job=True).why_not()
 
     def make_room(self, job: ModelJob, inventory: Inventory, needed: int, pruning: PrunePlan) -> None:
         """Delete unlisted models before a download of so many bytes, only if it fits with that and not without.
@@ -103,37 +103,41 @@ class Pruner:
 
     def prune(self, job: ModelJob, inventory: Inventory, pruning: PrunePlan) -> None:
         """Delete what the plan dooms, or warn of what would have gone."""
-        if pruning.withheld:
-            if pruning.doomed:
-                names = ", ".join(str(file.place) for file in pruning.doomed)
-                job.warnings.append(f"{pruning.withheld}: {len(pruning.doomed)} models would have gone: {names}")
+        if pruning.blocked_by:
+            if pruning.to_delete:
+                names = ", ".join(str(file.location) for file in pruning.to_delete)
+                job.warnings.append(f"{pruning.blocked_by}: {len(pruning.to_delete)} models would have gone: {names}")
             return
-        self._delete(job, inventory, [file for file in pruning.doomed if file.place not in job.deleted])
+        self._delete(job, inventory, [file for file in pruning.to_delete if file.location not in job.deleted])
 
-    def note_use(self, listed: Mapping[Place, Entry], inventory: Inventory, pruning: PrunePlan) -> None:
+    def note_use(self, listed: Mapping[Location, Entry], inventory: Inventory, pruning: PrunePlan) -> None:
         """Remember when the job's models were used; written down only if what is written is rather old."""
         now = time.time()
-        named = (place for place, reason in pruning.kept.items() if reason == "named by the prompt")
+        named = (location for location, reason in pruning.kept.items() if reason == "named by the prompt")
         used = [*listed, *named]
         self._used.update(dict.fromkeys(used, now))
         entries = {**inventory.entries, **listed}
-        stale = [entries[place] for place in used if place in entries and entries[place].last_used < now - USES_EVERY_S]
+        stale = [
+            entries[location]
+            for location in used
+            if location in entries and entries[location].last_used < now - USES_EVERY_S
+        ]
         if stale:
-            self.folders.commit({entry.place: replace(entry, last_used=now) for entry in stale})
+            self.folders.commit({entry.location: replace(entry, last_used=now) for entry in stale})
 
-    def _rules(self, started_ns: int, *, wanted: bool, empty: bool, alone: bool) -> PruneRules:
+    def _rules(self, started_ns: int, *, wanted: bool, empty: bool, no_other_job: bool) -> PruneRules:
         settings = self.settings
         named = is_within(self.folders.root, [root.resolve() for root in settings.prune_roots])
         return PruneRules(
             wanted=wanted,
             list_empty=empty,
             shared=self.shared and not named,
-            alone=alone,
+            no_other_job=no_other_job,
             started_ns=started_ns,
             dry_run=settings.prune_dry_run,
             keep_globs=settings.keep_models,
             keep_bytes=int(settings.keep_gb * 1e9),
-            baked=self.baked,
+            preinstalled=self.preinstalled,
             used_since=time.time() - settings.job_timeout_s - USES_EVERY_S if self.shared else None,
             last_used=self._used,
         )
@@ -148,27 +152,27 @@ class Pruner:
                 )
             stop.sleep(0.2)
 
-    def _delete(self, job: ModelJob, inventory: Inventory, doomed: Sequence[DiskFile]) -> None:
-        if not doomed or not job.alone():
+    def _delete(self, job: ModelJob, inventory: Inventory, to_delete: Sequence[DiskFile]) -> None:
+        if not to_delete or not job.no_other_job():
             return
-        self._let_go(job)
-        for file in doomed:
+        self._release_comfyui_files(job)
+        for file in to_delete:
             try:
-                with root_lock(self.folders.root):
-                    claimed = file.place in self._leases.others().using
+                with folder_lock(self.folders.root):
+                    claimed = file.location in self._leases.others().using
                     outcome = Outcome.CLAIMED if claimed else delete(self.folders.root, file)
             except OSError as error:
-                job.warnings.append(f"{file.place} could not be pruned: {error.strerror}")
+                job.warnings.append(f"{file.location} could not be pruned: {error.strerror}")
                 continue
-            log.info("pruned %s (%s): %s", file.place, amount(file.size), outcome.value)
+            log.info("pruned %s (%s): %s", file.location, amount(file.size), outcome.value)
             if outcome is Outcome.DELETED:
-                entry = inventory.entries.get(file.place)
-                self.spent[file.place] = entry.identity if entry else f"unknown:{file.size}:{file.mtime_ns}"
+                entry = inventory.entries.get(file.location)
+                self.deleted_names[file.location] = entry.identity if entry else f"unknown:{file.size}:{file.mtime_ns}"
                 job.pruned.append(file_facts(file, entry))
-                job.deleted.add(file.place)
+                job.deleted.add(file.location)
         self.folders.commit(dict.fromkeys(job.deleted))
 
-    def _let_go(self, job: ModelJob) -> None:
+    def _release_comfyui_files(self, job: ModelJob) -> None:
         """Ask ComfyUI once a job to close its files: a mapped file keeps its disk space though it is deleted."""
         if self._release and not job.released:
             job.released = True

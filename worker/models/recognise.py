@@ -12,7 +12,7 @@ from worker.downloads.disk import sha256_of
 from worker.downloads.safetensors import SafetensorsError, check_safetensors
 from worker.models import plan
 from worker.models.inventory import Inventory, ModelFolders
-from worker.models.locations import Place
+from worker.models.locations import Location
 from worker.models.manifest import Entry
 from worker.models.plan import Want
 from worker.sites.file_names import SAFE_EXTENSIONS
@@ -24,8 +24,8 @@ HASHERS = 4
 log = logging.getLogger(__name__)
 
 
-def adopt(
-    wants: Sequence[Want], inventory: Inventory, folders: ModelFolders, stop: Stop, *, but: Collection[Place] = ()
+def recognise(
+    wants: Sequence[Want], inventory: Inventory, folders: ModelFolders, stop: Stop, *, but: Collection[Location] = ()
 ) -> dict[Want, Entry]:
     """The wanted files that are on disk already: right name, right size, right bytes.
 
@@ -36,26 +36,26 @@ def adopt(
         stop: ends the hashing.
         but: names at which nothing is looked at.
     """
-    candidates = {want: plan.adoptable(want, inventory) for want in wants}
+    candidates = {want: plan.candidates(want, inventory) for want in wants}
     searching = [want for want, files in candidates.items() if files]
     if not searching:
         return {}
 
     def search(want: Want) -> Entry | None:
-        allowed = (file for file in candidates[want] if file.place not in but)
-        file = next((f for f in allowed if is_right(folders.path(f.place), want.file, stop)), None)
+        allowed = (file for file in candidates[want] if file.location not in but)
+        file = next((f for f in allowed if is_right(folders.path(f.location), want.file, stop)), None)
         if not file:
             return None
-        log.info("%s is there already", file.place)
-        origin = "downloaded" if file.place in inventory.pending else "adopted"
-        return plan.note(want, file, time.time(), sha256=want.file.sha256, origin=origin)
+        log.info("%s is there already", file.location)
+        origin = "downloaded" if file.location in inventory.pending else "adopted"
+        return plan.record(want, file, time.time(), sha256=want.file.sha256, origin=origin)
 
     with ThreadPoolExecutor(HASHERS, "adopt") as pool:
         found = list(zip(searching, pool.map(search, searching), strict=True))
-    first: dict[Place, tuple[Want, Entry]] = {}
+    first: dict[Location, tuple[Want, Entry]] = {}
     for want, entry in found:
         if entry:
-            first.setdefault(entry.place, (want, entry))
+            first.setdefault(entry.location, (want, entry))
     return dict(first.values())
 
 

@@ -14,7 +14,7 @@ from worker.net.redact import plain
 
 
 @dataclass(frozen=True)
-class Answer:
+class HttpAnswer:
     """The parts of an HTTP answer that decide what it means."""
 
     status: int

@@ -24,7 +24,7 @@ USER_AGENT = f"comfy-remote-serverless/{__version__}"
 NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
 
-class Peers(Enum):
+class AllowedPeers(Enum):
     """Whom a connection may reach."""
 
     PUBLIC = "only globally routable addresses"
@@ -32,23 +32,23 @@ class Peers(Enum):
     ANY = "whatever the operator configured"
 
 
-class BlockedAddress(Exception):  # noqa: N818 - a decision, not a fault
+class BlockedAddressError(Exception):
     """A name led to an address that a link must not reach."""
 
 
-class Ended(Exception):  # noqa: N818
+class ConnectionsClosedError(Exception):
     """The connections were ended because nobody waits for them any more."""
 
 
-def allows(peers: Peers, address: str) -> bool:
+def allows(peers: AllowedPeers, address: str) -> bool:
     """Whether a socket that is connected to ``address`` (digits, as ``getpeername`` gives them) may be used."""
-    if peers is Peers.ANY:
+    if peers is AllowedPeers.ANY:
         return True
     found = ipaddress.ip_address(address)
     if isinstance(found, ipaddress.IPv6Address):
         inside = found.ipv4_mapped or found.sixtofour or _nat64(found)
         found = inside or found
-    if peers is Peers.LOOPBACK and found.is_loopback:
+    if peers is AllowedPeers.LOOPBACK and found.is_loopback:
         return True
     return found.is_global and not found.is_multicast
 
@@ -69,13 +69,13 @@ class Sockets:
         self.ended = False
 
     def add(self, sock: socket.socket) -> None:
-        """Remember a connected socket. Raises :class:`Ended` when it comes too late."""
+        """Remember a connected socket. Raises :class:`ConnectionsClosedError` when it comes too late."""
         with self._lock:
             if self.ended:
-                raise Ended
+                raise ConnectionsClosedError
             self._open.add(sock)
 
-    def end(self) -> None:
+    def close_all(self) -> None:
         """Shut every socket down, now and for all that come later; reads in other threads end at once."""
         with self._lock:
             self.ended = True
@@ -88,7 +88,7 @@ class Sockets:
                 continue  # closed meanwhile
 
 
-def new_session(peers: Peers, sockets: Sockets) -> requests.Session:
+def new_session(peers: AllowedPeers, sockets: Sockets) -> requests.Session:
     """A session without cookies, proxies, netrc or retries of its own, which only talks to ``peers``."""
     session = _Session()
     session.trust_env = False  # a netrc entry would replace our token, and a proxy would hide the peer's address
@@ -107,7 +107,7 @@ class _Session(requests.Session):
 
 
 class _Adapter(HTTPAdapter):
-    def __init__(self, peers: Peers, sockets: Sockets) -> None:
+    def __init__(self, peers: AllowedPeers, sockets: Sockets) -> None:
         self._peers, self._sockets = peers, sockets
         super().__init__(pool_connections=4, pool_maxsize=2, max_retries=0)
 
@@ -121,7 +121,7 @@ class _Adapter(HTTPAdapter):
     def _connected(self, sock: socket.socket) -> None:
         address = sock.getpeername()[0]
         if not allows(self._peers, address):
-            raise BlockedAddress(f"the link leads to {address}, which is not a public address")
+            raise BlockedAddressError(f"the link leads to {address}, which is not a public address")
 
 
 def _pool(pool: Any, connection: Any, connected: Callable[[Any], None], ready: Callable[[Any], None]) -> Any:
@@ -141,7 +141,7 @@ def _pool(pool: Any, connection: Any, connected: Callable[[Any], None], ready: C
             super().connect()
             try:
                 ready(self.sock)
-            except Ended:
+            except ConnectionsClosedError:
                 self.close()
                 raise
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 
-class Again(Enum):
+class RetryReason(Enum):
     """What kind of second chance a refused request gets."""
 
     NEVER = "never"
@@ -54,25 +54,25 @@ class Budget:
 
     def __init__(self, retry: Retry) -> None:
         self._retry = retry
-        self._failures: Counter[Again] = Counter()
+        self._failures: Counter[RetryReason] = Counter()
 
     def progressed(self) -> None:
         """Bytes came: whatever went wrong before was not permanent."""
         self._failures.clear()
 
-    def delay_s(self, again: Again, retry_after_s: float | None = None) -> float | None:
+    def delay_s(self, again: RetryReason, retry_after_s: float | None = None) -> float | None:
         """Seconds to wait before the next try, or None when there is none left."""
         retry = self._retry
-        if again is Again.NEVER:
+        if again is RetryReason.NEVER:
             return None
         self._failures[again] += 1
         failures = self._failures[again]
-        if again is Again.NOT_FOUND:
+        if again is RetryReason.NOT_FOUND:
             delays = retry.not_found_s
             return delays[failures - 1] * retry.scale if failures <= len(delays) else None
-        if failures >= (retry.rate_tries if again is Again.RATE else retry.tries):
+        if failures >= (retry.rate_tries if again is RetryReason.RATE else retry.tries):
             return None
         if retry_after_s is not None:
             return retry_after_s * retry.scale if retry_after_s <= retry.longest_retry_after_s else None
-        first = max(1.0, retry.first_s) if again is Again.RATE else retry.first_s
+        first = max(1.0, retry.first_s) if again is RetryReason.RATE else retry.first_s
         return float(min(retry.longest_s, first * 2 ** (failures - 1)) * random.uniform(0.5, 1.0) * retry.scale)

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from worker.results.png_text import NotPng, read_texts
+from worker.results.png_text import NotPngError, read_texts
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,7 +35,7 @@ class Converted(NamedTuple):
     lost: str | None = None
 
 
-class LeftAlone(Exception):  # noqa: N818 - a decision
+class NotConvertedError(Exception):
     """An image that stays as it is; the text says why. Empty when it is no still image at all."""
 
 
@@ -62,22 +62,22 @@ def convert(source: bytes | Callable[[], bytes], to: str, quality: int, paramete
                 stream.close()
                 return _encode(image, texts, to, quality, parameters)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the latter where warnings are errors
-            raise LeftAlone("it has too many pixels to be converted") from None
+            raise NotConvertedError("it has too many pixels to be converted") from None
         except UnidentifiedImageError:
-            raise LeftAlone from None
+            raise NotConvertedError from None
         except (OSError, SyntaxError, ValueError, struct.error) as error:
-            raise LeftAlone(f"it could not be read ({type(error).__name__})") from None
+            raise NotConvertedError(f"it could not be read ({type(error).__name__})") from None
 
 
 def _check(image: Image.Image, to: str, most_pixels: int) -> None:
     if image.format not in SOURCES or getattr(image, "n_frames", 1) > 1:
-        raise LeftAlone
+        raise NotConvertedError
     if image.width * image.height > most_pixels:
-        raise LeftAlone("it has too many pixels to be converted")
+        raise NotConvertedError("it has too many pixels to be converted")
     if max(image.size) > MAX_SIDE[to]:
-        raise LeftAlone(f"{to} images can have at most {MAX_SIDE[to]} pixels a side")
+        raise NotConvertedError(f"{to} images can have at most {MAX_SIDE[to]} pixels a side")
     if image.mode.startswith(("I", "F")):
-        raise LeftAlone("it has more than 8 bits a channel")
+        raise NotConvertedError("it has more than 8 bits a channel")
 
 
 def _encode(image: Image.Image, texts: Mapping[str, str], to: str, quality: int, parameters: str | None) -> Converted:
@@ -97,7 +97,7 @@ def carried_texts(image: Image.Image, data: bytes) -> dict[str, str]:
     if image.format == "PNG":
         try:
             return read_texts(data)
-        except NotPng:
+        except NotPngError:
             return {}
     tags = image.getexif()
     found = (tags.get(tag) for tag in (PROMPT_TAG, *range(FIRST_EXTRA_TAG, FIRST_EXTRA_TAG - 12, -1)))

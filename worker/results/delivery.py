@@ -18,13 +18,13 @@ import pybase64
 from worker.errors import Code, WorkerError
 from worker.job import Job
 from worker.results import metadata as sidecar
-from worker.results.convert import LeftAlone, convert, even_chunks
+from worker.results.convert import NotConvertedError, convert, even_chunks
 from worker.results.media_types import EXTENSIONS, media_type
-from worker.results.outputs import TEXT, Names, OutputFile, check_answer, too_large
-from worker.results.png_text import NotPng, replace_texts, stale_texts
+from worker.results.outputs import TEXT, OutputFile, UniqueNames, check_answer, too_large
+from worker.results.png_text import NotPngError, replace_texts, stale_texts
 from worker.s3.upload import Body, Bucket
 from worker.settings import Settings
-from worker.stop import Stop, Stopped
+from worker.stop import Stop, StoppedError
 
 ESTIMATE_S = 3.0  # for the sizes in a RESULT_TOO_LARGE; a GPU waits
 ESTIMATE_BYTES = 64 << 20
@@ -38,7 +38,7 @@ Answer = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Wish:
+class DeliveryOptions:
     """How a job's files go out, with the worker's settings filled in."""
 
     to: str
@@ -49,7 +49,7 @@ class Wish:
     bucket: Bucket | None
 
     @classmethod
-    def of(cls, job: Job, settings: Settings) -> Wish:
+    def of(cls, job: Job, settings: Settings) -> DeliveryOptions:
         """What the job asked for, else what the settings say.
 
         A job that brings a bucket of its own, or has the official worker's shape where a bucket is configured, gets
@@ -77,7 +77,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Source:
+class RenderedFrom:
     """What a job's files came from."""
 
     job_id: str
@@ -86,7 +86,7 @@ class Source:
     extra_pnginfo: Mapping[str, Any] = field(default_factory=dict)
     cached: frozenset[str] = frozenset()
     """Nodes whose files are an earlier job's."""
-    origin: sidecar.Origin = field(default_factory=sidecar.Origin)
+    origin: sidecar.RunInfo = field(default_factory=sidecar.RunInfo)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Delivery:
         stop: ends it at any moment.
     """
 
-    def __init__(self, wish: Wish, source: Source, files: Sequence[OutputFile], stop: Stop) -> None:
+    def __init__(self, wish: DeliveryOptions, source: RenderedFrom, files: Sequence[OutputFile], stop: Stop) -> None:
         self._wish, self._source, self._files, self._stop = wish, source, files, stop
         self.entries: list[Entry] = []
         self.warnings: list[str] = []
@@ -192,18 +192,18 @@ class Delivery:
 
     def _ready(self) -> Iterator[_Ready]:
         """Each file as it goes out, made ready when it is asked for."""
-        names = Names()
+        names = UniqueNames()
         self.warnings.clear()
         for file in self._files:
             if self._stop.is_set():
-                raise Stopped
+                raise StoppedError
             try:
                 yield self._make_ready(file, names)
             except OSError as error:
                 what = f"{file.output.filename} could not be read any more ({error.strerror})"
                 raise WorkerError(Code.INTERNAL, what, "Send the job again.") from error
 
-    def _make_ready(self, file: OutputFile, names: Names) -> _Ready:
+    def _make_ready(self, file: OutputFile, names: UniqueNames) -> _Ready:
         output, head = file.output, file.head()
         kind = media_type(output.filename, head)
         filename, data = output.filename, file.data
@@ -244,7 +244,7 @@ class Delivery:
         try:
             texts = stale_texts(data, wanted)
             return data if texts is None else replace_texts(data, texts)
-        except NotPng:
+        except NotPngError:
             return data
         except ValueError as error:
             log.warning("%s: %s", file.output.filename, error)
@@ -253,7 +253,7 @@ class Delivery:
     def _convert(self, filename: str, read: Callable[[], bytes], parameters: str | None) -> tuple[bytes, str] | None:
         try:
             converted = convert(read, self._wish.format, self._wish.quality, parameters)
-        except LeftAlone as reason:
+        except NotConvertedError as reason:
             if str(reason):
                 self.warnings.append(f"{filename} was left as it is: {reason}.")
             return None
@@ -308,7 +308,7 @@ class Delivery:
             try:
                 data = file.read()
                 found = {name: len(convert(data, name, self._wish.quality).data) for name in after}
-            except LeftAlone:
+            except NotConvertedError:
                 rest += file.size
                 continue
             images, before = images + 1, before + file.size

@@ -64,7 +64,7 @@ Prompt = Mapping[str, Any]
 
 
 @dataclass
-class Recipe:
+class GenerationInfo:
     """What the graph above one output node says of it."""
 
     positive: str = ""
@@ -83,7 +83,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Origin:
+class RunInfo:
     """What all images of one job share: the models' report, the times and the versions."""
 
     models: Sequence[Mapping[str, Any]] = ()
@@ -92,14 +92,14 @@ class Origin:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
-def recipe(prompt: Prompt, node_id: str) -> Recipe:
+def recipe(prompt: Prompt, node_id: str) -> GenerationInfo:
     """Walk the graph back from an output node."""
     graph = _Graph(prompt)
     above = graph.above(node_id)
     samplers = [each for each in reversed(above) if graph.is_sampler(each)]
     samplers.sort(key=lambda each: _number(graph.value(each, "denoise"), 1.0) < 1.0)  # stable: whole ones first
     first = samplers[0] if samplers else None
-    return Recipe(
+    return GenerationInfo(
         positive=graph.text(first, "positive") if first else "",
         negative=graph.text(first, "negative") if first else "",
         samplers=[graph.sampler(each) for each in samplers],
@@ -109,7 +109,7 @@ def recipe(prompt: Prompt, node_id: str) -> Recipe:
 
 
 def metadata(
-    made: Recipe, prompt: Prompt, node_id: str, origin: Origin, size: tuple[int, int] | None
+    made: GenerationInfo, prompt: Prompt, node_id: str, origin: RunInfo, size: tuple[int, int] | None
 ) -> dict[str, Any]:
     """The ``metadata`` object of an image."""
     main = made.main
@@ -135,7 +135,7 @@ def metadata(
     return {name: value for name, value in found.items() if value not in (None, "", [], {})}
 
 
-def parameters(made: Recipe, origin: Origin, size: tuple[int, int] | None) -> str:
+def parameters(made: GenerationInfo, origin: RunInfo, size: tuple[int, int] | None) -> str:
     """The same as the text that A1111 writes and Civitai reads."""
     main, size = made.main, size or made.size
     listed = [(each, _facts(each["name"], origin.models)) for each in made.models]

@@ -104,7 +104,7 @@ def choose(outputs: list[Output]) -> tuple[list[Output], list[str]]:
     return chosen, [PREVIEWS_ONLY] if kind == "temp" else []
 
 
-class Names:
+class UniqueNames:
     """Gives each file of an answer a name that no other file of it has, whatever system it is saved on."""
 
     def __init__(self) -> None:

@@ -19,7 +19,7 @@ PICTURE_CHUNKS = frozenset(
 MAX_TEXT_BYTES = 64 << 20  # of an unpacked chunk: a packed one may be a bomb
 
 
-class NotPng(ValueError):  # noqa: N818 - a finding about a file
+class NotPngError(ValueError):
     """The bytes are not a whole PNG."""
 
 
@@ -31,7 +31,7 @@ class _Chunk(NamedTuple):
 
 
 def read_texts(png: bytes) -> dict[str, str]:
-    """Every text by its keyword. Raises :class:`NotPng`."""
+    """Every text by its keyword. Raises :class:`NotPngError`."""
     found = (_text(png, chunk) for chunk in _chunks(png) if chunk.kind in TEXT_CHUNKS)
     return dict(text for text in found if text)
 
@@ -60,7 +60,7 @@ def all_replaced(png: bytes) -> bool:
     """Whether :func:`replace_texts` leaves nothing that could tell of the prompt: no other text, no EXIF, no rest."""
     try:
         chunks = list(_chunks(png))
-    except NotPng:
+    except NotPngError:
         return False
     rest = [chunk for chunk in chunks if chunk.kind not in PICTURE_CHUNKS]
     texts = [_text(png, chunk) if chunk.kind in TEXT_CHUNKS else None for chunk in rest]
@@ -92,7 +92,7 @@ def _as_sent(prompt: Any) -> Any:
 
 def _chunks(png: bytes) -> Iterator[_Chunk]:
     if not png.startswith(SIGNATURE):
-        raise NotPng("no PNG signature")
+        raise NotPngError("no PNG signature")
     at = len(SIGNATURE)
     while at + 12 <= len(png):
         length, kind = struct.unpack_from(">I4s", png, at)
@@ -102,7 +102,7 @@ def _chunks(png: bytes) -> Iterator[_Chunk]:
         if kind == b"IEND":
             return
         at += 12 + length
-    raise NotPng("it is cut short")
+    raise NotPngError("it is cut short")
 
 
 def _text(png: bytes, chunk: _Chunk) -> tuple[str, str] | None:

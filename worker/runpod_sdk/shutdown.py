@@ -15,7 +15,7 @@ from typing import Any
 QUIET_S = 0.3  # without a job for this long: the SDK adds one to its books a moment after taking it
 
 
-def end_soon_after_shutdown(end: Callable[[], None]) -> None:
+def exit_after_sdk_shutdown(end: Callable[[], None]) -> None:
     """Have ``end`` called (from a thread) once the SDK was told to shut down and has delivered its job."""
     from runpod.serverless.modules.rp_scale import JobScaler  # noqa: PLC0415 - importing the SDK takes over a second
 

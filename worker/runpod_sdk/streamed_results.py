@@ -30,7 +30,7 @@ Answer = dict[str, Any]
 Handler = Callable[[dict[str, Any]], Awaitable[Answer]]
 
 
-class Unprinted(Answer):
+class WithoutDebugDump(Answer):
     """An answer that says nothing of its contents where it is formatted into a line of a log."""
 
     def __repr__(self) -> str:
@@ -38,17 +38,17 @@ class Unprinted(Answer):
         return f"<an answer: {', '.join(map(str, self))}>"
 
 
-def unprinted(handler: Handler) -> Handler:
+def without_debug_dump(handler: Handler) -> Handler:
     """The handler, with answers that cost nothing to be logged."""
 
     @functools.wraps(handler)
     async def handle(event: dict[str, Any]) -> Answer:
-        return Unprinted(await handler(event))
+        return WithoutDebugDump(await handler(event))
 
     return handle
 
 
-def send_in_pieces(sender: ModuleType | None = None) -> bool:
+def stream_large_results(sender: ModuleType | None = None) -> bool:
     """Make the SDK send large answers piece by piece; an SDK of another shape is left as it is.
 
     Args:

@@ -25,14 +25,14 @@ import requests
 import urllib3
 
 from worker.errors import Code, WorkerError
-from worker.net.connections import BlockedAddress, Ended, Peers, Sockets, new_session
+from worker.net.connections import AllowedPeers, BlockedAddressError, ConnectionsClosedError, Sockets, new_session
 from worker.net.hosts import is_ip, is_named
 from worker.net.redact import redact_url
-from worker.net.retry import Again, Budget, Retry
+from worker.net.retry import Budget, Retry, RetryReason
 from worker.s3.address import BucketAddress
-from worker.s3.refusals import BucketRefused, refused, tag
+from worker.s3.errors import BucketError, refused, tag
 from worker.s3.signature import presigned, signed_headers
-from worker.stop import Stop, Stopped
+from worker.stop import Stop, StoppedError
 
 FILES_AT_ONCE = 4
 PARTS_AT_ONCE = 4
@@ -102,7 +102,7 @@ class Bucket:
         retry: how often and how long to try.
     """
 
-    def __init__(self, address: BucketAddress, peers: Peers = Peers.ANY, retry: Retry = RETRY) -> None:
+    def __init__(self, address: BucketAddress, peers: AllowedPeers = AllowedPeers.ANY, retry: Retry = RETRY) -> None:
         self.address, self.peers, self.retry = address, peers, retry
 
     @classmethod
@@ -114,7 +114,7 @@ class Bucket:
         """
         parts = urlsplit(address.base)
         if is_named(private_hosts, parts):
-            return cls(address, Peers.ANY, retry)
+            return cls(address, AllowedPeers.ANY, retry)
         if parts.scheme != "https" or is_ip(parts.hostname or ""):
             raise WorkerError(
                 Code.INVALID_INPUT,
@@ -122,7 +122,7 @@ class Bucket:
                 "Use the store's https address, or let the operator name its host in PRIVATE_HOSTS.",
                 details={"field": "s3Config.endpointUrl"},
             )
-        return cls(address, Peers.PUBLIC, retry)
+        return cls(address, AllowedPeers.PUBLIC, retry)
 
     def key(self, job_id: str, subfolder: str, filename: str) -> str:
         """The key of a job's file: prefix, job, subfolder, name; no part of it can climb out of the job's own."""
@@ -177,7 +177,7 @@ class Uploads:
 
     def close(self) -> None:
         """End whatever still goes on, and every connection."""
-        self._sockets.end()
+        self._sockets.close_all()
         self._files.shutdown(wait=True, cancel_futures=True)
         for session in self._sessions:
             session.close()
@@ -187,13 +187,13 @@ class Uploads:
         for future in done:
             try:
                 future.result()
-            except BucketRefused as problem:
+            except BucketError as problem:
                 raise problem.error(self._bucket.address.bucket) from None
         self._check()
 
     def _check(self) -> None:
         if self._stop.is_set() or self._sockets.ended:
-            raise Stopped
+            raise StoppedError
         if self._stop.remaining_s() <= 0:
             raise WorkerError(Code.TIMEOUT, "the job's time was over while its results were uploaded")
 
@@ -207,12 +207,12 @@ class Uploads:
         answer = self._ask("POST", f"{url}?uploads=", headers={"Content-Type": media_type})
         upload = quote(tag(answer.content, "UploadId") or "", safe="-_.~")
         if not upload:
-            raise BucketRefused("the bucket began an upload without naming it", "Is this an S3-compatible address?")
+            raise BucketError("the bucket began an upload without naming it", "Is this an S3-compatible address?")
         try:
             tags = self._put_parts(f"{url}?uploadId={upload}", body)
             self._complete(f"{url}?uploadId={upload}", tags)
         except BaseException:
-            with contextlib.suppress(BucketRefused, Stopped, WorkerError):
+            with contextlib.suppress(BucketError, StoppedError, WorkerError):
                 self._ask("DELETE", f"{url}?uploadId={upload}", tries=1)  # its parts would be paid for
             raise
 
@@ -261,7 +261,7 @@ class Uploads:
             self._check()
             try:
                 return self._ask_once(method, url, body, size, headers or {})
-            except BucketRefused as error:
+            except BucketError as error:
                 problem = error
             delay = budget.delay_s(problem.again)
             if delay is None:
@@ -279,12 +279,12 @@ class Uploads:
                 answer = self._session().request(
                     method, url, data=data, headers={**headers, **signed}, timeout=timeout, allow_redirects=False
                 )
-            except BlockedAddress as error:
-                raise BucketRefused(
+            except BlockedAddressError as error:
+                raise BucketError(
                     str(error).replace("the link leads", "the bucket's name leads"),
                     "Use a public address, or let the operator name its host in PRIVATE_HOSTS.",
                 ) from None
-            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, Ended) as error:
+            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ConnectionsClosedError) as error:
                 self._check()
                 raise _network_problem(error) from None
         failed_late = method == "POST" and tag(answer.content, "Code")  # a long completion fails after its 200
@@ -307,13 +307,13 @@ class Uploads:
             time.sleep(min(POLL_S, left))
 
 
-def _network_problem(error: BaseException) -> BucketRefused:
+def _network_problem(error: BaseException) -> BucketError:
     if isinstance(error, FileNotFoundError):
-        return BucketRefused("a result file was gone before it was uploaded", "Send the job again.")
+        return BucketError("a result file was gone before it was uploaded", "Send the job again.")
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return BucketRefused("the bucket's TLS certificate cannot be verified", "Check BUCKET_ENDPOINT_URL.")
+        return BucketError("the bucket's TLS certificate cannot be verified", "Check BUCKET_ENDPOINT_URL.")
     if "NameResolutionError" in str(error):
-        return BucketRefused("the bucket's host name is not known", "Check BUCKET_ENDPOINT_URL.", Again.SERVER)
+        return BucketError("the bucket's host name is not known", "Check BUCKET_ENDPOINT_URL.", RetryReason.SERVER)
     kind = "did not answer in time" if isinstance(error, requests.Timeout) else f"broke ({type(error).__name__})"
     hint = "Check BUCKET_ENDPOINT_URL and the network; then send the job again."
-    return BucketRefused(f"the connection to the bucket {kind}", hint, Again.SERVER)
+    return BucketError(f"the connection to the bucket {kind}", hint, RetryReason.SERVER)

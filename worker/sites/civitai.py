@@ -16,10 +16,10 @@ from worker.net.hosts import DEFAULT_CIVITAI
 from worker.net.redact import plain
 from worker.net.retry import Budget
 from worker.sites.civitai_folders import COMPONENT_FILE_TYPES, folder_of
-from worker.sites.client import Client
+from worker.sites.client import SiteClient
 from worker.sites.direct_link import look
+from worker.sites.errors import SiteError
 from worker.sites.file_names import SAFE_EXTENSIONS, clean_name, extension, extension_problem
-from worker.sites.refusals import Refused
 from worker.sites.repo_list import TYPE_WORDS, CivitaiLink, line_error, read_civitai
 from worker.sites.types import ModelFile, RepoLine
 from worker.stop import Stop
@@ -32,7 +32,7 @@ METADATA_TRIES = 3
 Facts = dict[str, Any]
 
 
-def resolve(line: RepoLine, client: Client, stop: Stop, allow_pickle: bool) -> ModelFile:
+def resolve(line: RepoLine, client: SiteClient, stop: Stop, allow_pickle: bool) -> ModelFile:
     """Look a civitai line up.
 
     Without metadata (the API is down, or does not know the version) the download itself is asked for its name.
@@ -43,20 +43,20 @@ def resolve(line: RepoLine, client: Client, stop: Stop, allow_pickle: bool) -> M
     link = read_civitai(line.url)
     try:
         version = _metadata(link, line, client, stop)
-    except Refused as refused:
+    except SiteError as refused:
         if link.version is None or refused.code is Code.MODEL_REGION_BLOCKED:
             raise line_error(line, refused.code, refused.what, refused.hint, {"status": refused.status}) from None
         return _without_metadata(link.version, line, client, stop, allow_pickle)
     return _described(version, link, line, client.sites.civitai_url, allow_pickle)
 
 
-def _metadata(link: CivitaiLink, line: RepoLine, client: Client, stop: Stop) -> Facts:
+def _metadata(link: CivitaiLink, line: RepoLine, client: SiteClient, stop: Stop) -> Facts:
     path = f"models/{link.model}" if link.version is None else f"model-versions/{link.version}"
     base = client.sites.civitai_url
     budget = Budget(client.retry.only(tries=METADATA_TRIES, not_found=False))
     try:
         facts = client.json(f"{base}/api/v1/{path}", line, stop, budget)
-    except Refused as refused:
+    except SiteError as refused:
         if refused.status != 404 or base != DEFAULT_CIVITAI:
             raise
         facts = client.json(f"{SECOND_HOST}/api/v1/{path}", line, stop, budget)
@@ -64,7 +64,7 @@ def _metadata(link: CivitaiLink, line: RepoLine, client: Client, stop: Stop) -> 
         return facts
     versions = _list(facts.get("modelVersions"))
     if not versions:
-        raise Refused(Code.MODEL_NOT_FOUND, "this model has no published version")
+        raise SiteError(Code.MODEL_NOT_FOUND, "this model has no published version")
     return {**versions[0], "model": {"type": facts.get("type"), "name": facts.get("name")}}
 
 
@@ -93,7 +93,7 @@ def _described(version: Facts, link: CivitaiLink, line: RepoLine, base: str, all
     )
 
 
-def _without_metadata(version: int, line: RepoLine, client: Client, stop: Stop, allow_pickle: bool) -> ModelFile:
+def _without_metadata(version: int, line: RepoLine, client: SiteClient, stop: Stop, allow_pickle: bool) -> ModelFile:
     query = urlsplit(line.url).query
     url = f"{client.sites.civitai_url}/api/download/models/{version}" + (f"?{query}" if query else "")
     found = look(url, line, client, stop)

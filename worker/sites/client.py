@@ -18,13 +18,13 @@ from urllib.parse import urljoin, urlsplit
 import requests
 
 from worker.errors import Code
-from worker.net.answers import Answer
-from worker.net.connections import NETWORK_ERRORS, BlockedAddress, Peers, Sockets, allows, new_session
+from worker.net.answers import HttpAnswer
+from worker.net.connections import NETWORK_ERRORS, AllowedPeers, BlockedAddressError, Sockets, allows, new_session
 from worker.net.hosts import DEFAULT_CIVITAI, DEFAULT_HF, is_ip, is_loopback, is_named, origin, public_site
 from worker.net.redact import redact_url
-from worker.net.retry import Again, Budget, Retry
+from worker.net.retry import Budget, Retry, RetryReason
 from worker.settings import Settings
-from worker.sites.refusals import NOT_FILES, Refused, is_login, login_refusal, refusal, storage_refusal
+from worker.sites.errors import NOT_FILES, SiteError, is_login, login_error, site_error, storage_error
 from worker.sites.types import RepoLine
 from worker.stop import Stop
 
@@ -76,10 +76,10 @@ class Sites:
         own = {"civitai": self.civitai_token, "hf": self.hf_token}.get(line.site)
         token = (line.token or own or "").strip()
         if token and not re.fullmatch(r"[\x21-\x7e]+", token):
-            raise Refused(Code.MODEL_AUTH, "the token holds characters that a token can not have")
+            raise SiteError(Code.MODEL_AUTH, "the token holds characters that a token can not have")
         return token or None
 
-    def peers(self, url: str, base: str) -> Peers:
+    def peers(self, url: str, base: str) -> AllowedPeers:
         """Whom a connection to ``url`` may reach, when ``base`` is where its chain of redirects began.
 
         Raises:
@@ -91,14 +91,14 @@ class Sites:
             raise _blocked(f"{redact_url(base)} redirects to an address with a user name in it")
         if self._configured(base):
             if origin(url) == origin(base):
-                return Peers.ANY
+                return AllowedPeers.ANY
             if is_loopback(start.hostname or "") and (parts.scheme == "https" or is_loopback(host)):
-                return Peers.LOOPBACK
+                return AllowedPeers.LOOPBACK
         if parts.scheme != "https":
             raise _blocked(f"{redact_url(base)} redirects to {parts.scheme or 'no'}://, and only https is followed")
         if is_ip(host) and not _public_digits(host):
             raise _blocked(f"{redact_url(base)} redirects to {host}, which is not a public address")
-        return Peers.PUBLIC
+        return AllowedPeers.PUBLIC
 
     def _configured(self, url: str) -> bool:
         """Whether the operator named this server; the public sites' defaults do not count."""
@@ -109,24 +109,26 @@ class Sites:
 
 def _public_digits(host: str) -> bool:
     try:
-        return allows(Peers.PUBLIC, host)
+        return allows(AllowedPeers.PUBLIC, host)
     except ValueError:
         return True  # an odd spelling of v4: the connected socket's address decides
 
 
-def _blocked(what: str) -> Refused:
-    return Refused(Code.DOWNLOAD_FAILED, what, hint="The link is broken or hostile; use another.")
+def _blocked(what: str) -> SiteError:
+    return SiteError(Code.DOWNLOAD_FAILED, what, hint="The link is broken or hostile; use another.")
 
 
-def network_refusal(error: BaseException) -> Refused:
+def network_error(error: BaseException) -> SiteError:
     """A failure below HTTP as a refusal that may be tried again; the address in its text is left out."""
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return Refused(Code.DOWNLOAD_FAILED, "the host's TLS certificate can not be verified")
+        return SiteError(Code.DOWNLOAD_FAILED, "the host's TLS certificate can not be verified")
     if isinstance(error, requests.Timeout) or "timed out" in str(error):
-        return Refused(Code.DOWNLOAD_FAILED, "the transfer stalled: no byte came in time", Again.SERVER)
+        return SiteError(Code.DOWNLOAD_FAILED, "the transfer stalled: no byte came in time", RetryReason.SERVER)
     if "IncompleteRead" in str(error):
-        return Refused(Code.DOWNLOAD_FAILED, "the connection was closed before the file was whole", Again.SERVER)
-    return Refused(Code.DOWNLOAD_FAILED, f"the connection failed ({type(error).__name__})", Again.SERVER)
+        return SiteError(
+            Code.DOWNLOAD_FAILED, "the connection was closed before the file was whole", RetryReason.SERVER
+        )
+    return SiteError(Code.DOWNLOAD_FAILED, f"the connection failed ({type(error).__name__})", RetryReason.SERVER)
 
 
 def persistently(attempt: Callable[[], T], budget: Budget, stop: Stop) -> T:
@@ -139,8 +141,8 @@ def persistently(attempt: Callable[[], T], budget: Budget, stop: Stop) -> T:
         try:
             return attempt()
         except NETWORK_ERRORS as error:
-            refused = network_refusal(error)
-        except Refused as error:
+            refused = network_error(error)
+        except SiteError as error:
             refused = error
         delay = budget.delay_s(refused.again, refused.retry_after_s)
         if delay is None:
@@ -158,7 +160,7 @@ class Reached:
     """Whether the site itself answered, not a storage host."""
 
 
-class Client:
+class SiteClient:
     """One thread's sessions. Close it in the thread that used it.
 
     Args:
@@ -169,7 +171,7 @@ class Client:
 
     def __init__(self, sites: Sites, retry: Retry, sockets: Sockets) -> None:
         self.sites, self.retry, self._sockets = sites, retry, sockets
-        self._sessions: dict[Peers, requests.Session] = {}
+        self._sessions: dict[AllowedPeers, requests.Session] = {}
 
     def close(self) -> None:
         """Close all kept-alive connections."""
@@ -194,7 +196,7 @@ class Client:
         timeout = (self.retry.connect_s, self.retry.read_s)
         try:
             return self._sessions[peers].get(url, headers=headers, stream=True, allow_redirects=False, timeout=timeout)
-        except BlockedAddress as error:
+        except BlockedAddressError as error:
             raise _blocked(str(error)) from None
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError):
             raise _blocked(f"{redact_url(base)} redirects to an address that can not be read") from None
@@ -224,20 +226,20 @@ class Client:
             response.close()
             url = _next_hop(url, location)
             if is_login(url, self.sites.owner(url) == line.site):
-                raise login_refusal(line.site)
-        raise Refused(Code.DOWNLOAD_FAILED, f"{redact_url(base)} redirects more than {MAX_HOPS} times")
+                raise login_error(line.site)
+        raise SiteError(Code.DOWNLOAD_FAILED, f"{redact_url(base)} redirects more than {MAX_HOPS} times")
 
     def check_file(self, response: requests.Response, url: str, line: RepoLine) -> None:
-        """Pass when the response's body is a file's; otherwise close it and raise :class:`Refused`."""
+        """Pass when the response's body is a file's; otherwise close it and raise :class:`SiteError`."""
         content_type = response.headers.get("Content-Type", "").lower()
         encoding = response.headers.get("Content-Encoding", "identity").lower()
         if response.status_code in (200, 206) and not content_type.startswith(NOT_FILES):
             if encoding in ("", "identity"):
                 return
             response.close()
-            raise Refused(Code.DOWNLOAD_FAILED, f"the host sent the file {encoding}-encoded, though asked not to")
+            raise SiteError(Code.DOWNLOAD_FAILED, f"the host sent the file {encoding}-encoded, though asked not to")
         answer = read_answer(response)
-        raise refusal(line.site, answer) if self.sites.owner(url) == line.site else storage_refusal(answer)
+        raise site_error(line.site, answer) if self.sites.owner(url) == line.site else storage_error(answer)
 
     def json(self, url: str, line: RepoLine, stop: Stop, budget: Budget) -> dict[str, Any]:
         """A site's metadata as a JSON object, tried again as ``budget`` allows.
@@ -255,18 +257,18 @@ class Client:
                 if response.status_code == 200:
                     return _json_body(response)
                 if response.status_code not in (301, 302, 303, 307, 308) or not location:
-                    raise refusal(line.site, read_answer(response))
+                    raise site_error(line.site, read_answer(response))
                 url = _next_hop(url, location)
-        raise Refused(Code.DOWNLOAD_FAILED, f"{redact_url(base)} redirects more than {MAX_HOPS} times")
+        raise SiteError(Code.DOWNLOAD_FAILED, f"{redact_url(base)} redirects more than {MAX_HOPS} times")
 
 
-def read_answer(response: requests.Response) -> Answer:
+def read_answer(response: requests.Response) -> HttpAnswer:
     """The parts of a response that explain a refusal; closes it."""
     body = b""
     with response, contextlib.suppress(*NETWORK_ERRORS):  # the status alone must do then
         body = next(response.iter_content(BODY_HEAD_BYTES), b"")
     with_token = "Authorization" in response.request.headers
-    return Answer(response.status_code, response.headers, body, with_token)
+    return HttpAnswer(response.status_code, response.headers, body, with_token)
 
 
 def _next_hop(url: str, location: str) -> str:
@@ -286,11 +288,11 @@ def _json_body(response: requests.Response) -> dict[str, Any]:
     for chunk in response.iter_content(1 << 16):
         body += chunk
         if len(body) > MAX_JSON_BYTES:
-            raise Refused(Code.DOWNLOAD_FAILED, "the site's metadata is larger than 8 MiB", Again.SERVER)
+            raise SiteError(Code.DOWNLOAD_FAILED, "the site's metadata is larger than 8 MiB", RetryReason.SERVER)
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise Refused(Code.DOWNLOAD_FAILED, "the site's metadata is not JSON", Again.SERVER)
+        raise SiteError(Code.DOWNLOAD_FAILED, "the site's metadata is not JSON", RetryReason.SERVER)
     return value

@@ -12,9 +12,9 @@ from requests.structures import CaseInsensitiveDict
 
 from worker.errors import Code
 from worker.net.retry import Budget
-from worker.sites.client import Client, Reached, persistently
+from worker.sites.client import Reached, SiteClient, persistently
+from worker.sites.errors import SiteError
 from worker.sites.file_names import clean_name, extension_problem, name_of_disposition
-from worker.sites.refusals import Refused
 from worker.sites.repo_list import key_url, line_error
 from worker.sites.types import ModelFile, RepoLine
 from worker.stop import Stop
@@ -28,7 +28,7 @@ class Found:
     size: int | None
 
 
-def resolve(line: RepoLine, client: Client, stop: Stop, allow_pickle: bool) -> ModelFile:
+def resolve(line: RepoLine, client: SiteClient, stop: Stop, allow_pickle: bool) -> ModelFile:
     """Look up a line of a host that MODEL_HOSTS names. Raises WorkerError that quotes the line."""
     found = look(line.url, line, client, stop)
     last = unquote(urlsplit(line.url).path.rpartition("/")[2])
@@ -53,7 +53,7 @@ def resolve(line: RepoLine, client: Client, stop: Stop, allow_pickle: bool) -> M
     )
 
 
-def look(url: str, line: RepoLine, client: Client, stop: Stop) -> Found:
+def look(url: str, line: RepoLine, client: SiteClient, stop: Stop) -> Found:
     """Ask for the first byte of a file, to learn its name and size.
 
     Raises:
@@ -67,14 +67,14 @@ def look(url: str, line: RepoLine, client: Client, stop: Stop) -> Found:
 def ask(
     url: str,
     line: RepoLine,
-    client: Client,
+    client: SiteClient,
     stop: Stop,
     enough: Callable[[requests.Response], bool] = lambda response: False,
 ) -> Reached:
-    """:meth:`Client.follow` for one byte, tried again as the policy allows; raises WorkerError that quotes the line."""
+    """Follow a link for one byte, with retries; raise WorkerError that quotes the line."""
     try:
         return persistently(lambda: client.follow(url, line, (0, 0), enough=enough), Budget(client.retry), stop)
-    except Refused as refused:
+    except SiteError as refused:
         raise line_error(line, refused.code, refused.what, refused.hint, {"status": refused.status}) from None
 
 

@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote, urlsplit
 import requests
 
 from worker.errors import Code
-from worker.sites.client import Client
+from worker.sites.client import SiteClient
 from worker.sites.direct_link import ask, size_of, whole
 from worker.sites.file_names import clean_name, extension_problem
 from worker.sites.repo_list import line_error
@@ -20,7 +20,7 @@ from worker.sites.types import ModelFile, RepoLine
 from worker.stop import Stop
 
 
-def resolve(line: RepoLine, client: Client, stop: Stop, allow_pickle: bool) -> ModelFile:
+def resolve(line: RepoLine, client: SiteClient, stop: Stop, allow_pickle: bool) -> ModelFile:
     """Look a Hugging Face line up. Raises WorkerError that quotes the line."""
     repo, revision, path = split(line.url)
     filename = line.filename or _name(path, line)

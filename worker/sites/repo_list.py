@@ -46,7 +46,7 @@ class CivitaiLink:
     choice: dict[str, str]
 
 
-class _Bad(Exception):  # noqa: N818 - says what is wrong with one line, and never leaves this module
+class _LineError(Exception):
     def __init__(self, problem: str, code: Code = Code.INVALID_REPO_LIST) -> None:
         super().__init__(problem)
         self.code = code
@@ -65,7 +65,7 @@ def parse_repo_list(value: Any, *, hosts: Sequence[str] = (), allow_pickle: bool
             line in ``details["lines"]``.
     """
     found: dict[str, RepoLine] = {}
-    bad: list[tuple[int, str, _Bad]] = []
+    bad: list[tuple[int, str, _LineError]] = []
     count = 0
     for number, raw in enumerate(_lines(value), 1):
         text = _without_comment(raw)
@@ -73,11 +73,11 @@ def parse_repo_list(value: Any, *, hosts: Sequence[str] = (), allow_pickle: bool
             continue
         count += 1
         if count > MAX_LINES:
-            bad.append((number, text, _Bad(f"is one too many: a repo_list takes {MAX_LINES} models")))
+            bad.append((number, text, _LineError(f"is one too many: a repo_list takes {MAX_LINES} models")))
             break
         try:
             line = _simple_line(number, text) or _parse_line(number, text, hosts, allow_pickle)
-        except _Bad as problem:
+        except _LineError as problem:
             bad.append((number, text, problem))
         else:
             found.setdefault(line.key, line)
@@ -133,7 +133,7 @@ def _shown(text: str) -> str:
     return plain(shown, 300)
 
 
-def _error(bad: list[tuple[int, str, _Bad]]) -> WorkerError:
+def _error(bad: list[tuple[int, str, _LineError]]) -> WorkerError:
     number, text, problem = bad[0]
     more = f" (and {len(bad) - 1} more, see details)" if len(bad) > 1 else ""
     lines = [{"number": n, "text": _shown(t), "problem": redact(str(p))} for n, t, p in bad]
@@ -157,9 +157,9 @@ def _parse_line(number: int, text: str, hosts: Sequence[str], allow_pickle: bool
     try:
         size = len(text.encode())
     except UnicodeEncodeError:
-        raise _Bad("holds half of a surrogate pair, which is not valid Unicode text") from None
+        raise _LineError("holds half of a surrogate pair, which is not valid Unicode text") from None
     if size > MAX_LINE_BYTES:
-        raise _Bad(f"is longer than {MAX_LINE_BYTES} bytes")
+        raise _LineError(f"is longer than {MAX_LINE_BYTES} bytes")
     word, link, rest = _words(text)
     folder = _folder(word)
     filename = _as_name(rest, allow_pickle)
@@ -186,17 +186,17 @@ def _words(text: str) -> tuple[str | None, str, str]:
         return None, first, rest
     second, rest = _split(rest)
     if not second and re.fullmatch(r"\d+", first):
-        raise _Bad(
+        raise _LineError(
             f"a bare number may be a model or a version; write https://civitai.com/models/{first} "
             f"or https://civitai.com/api/download/models/{first}"
         )
     if _is_link(second):
         return first, second, rest
     if first.lower() in TYPE_FOLDERS:
-        raise _Bad(
+        raise _LineError(
             f"no link follows the type word; write `{first} https://civitai.com/api/download/models/<versionId>`"
         )
-    raise _Bad("must be `[type] <link> [as <filename>]`, the link starting with https://")
+    raise _LineError("must be `[type] <link> [as <filename>]`, the link starting with https://")
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -214,7 +214,7 @@ def _folder(word: str | None) -> str | None:
         return None
     folder = TYPE_FOLDERS.get(word.lower().rstrip(":"))
     if folder is None:
-        raise _Bad(f"unknown type word `{plain(word, 40)}`; known are {TYPE_WORDS}")
+        raise _LineError(f"unknown type word `{plain(word, 40)}`; known are {TYPE_WORDS}")
     return folder
 
 
@@ -224,17 +224,17 @@ def _as_name(rest: str, allow_pickle: bool) -> str | None:
     found = _AS.match(rest)
     if not found:
         if rest.lower() in TYPE_FOLDERS:
-            raise _Bad(f"the type word stands before the link: `{rest} <link>`")
-        raise _Bad(f"only `as <filename>` may follow the link, but `{plain(rest, 60)}` does; one model a line")
+            raise _LineError(f"the type word stands before the link: `{rest} <link>`")
+        raise _LineError(f"only `as <filename>` may follow the link, but `{plain(rest, 60)}` does; one model a line")
     name = found[1]
     if len(name) > 2 and name[0] == name[-1] == '"':
         name = name[1:-1]
     problem = name_problem(name)
     if problem:
-        raise _Bad(problem)
+        raise _LineError(problem)
     refused = extension_problem(name, allow_pickle)
     if refused:
-        raise _Bad(f"the name after `as`: {refused[1]}", refused[0])
+        raise _LineError(f"the name after `as`: {refused[1]}", refused[0])
     return name
 
 
@@ -246,25 +246,25 @@ def _link(link: str, hosts: Sequence[str]) -> tuple[SplitResult, str | None]:
         parts = urlsplit(link)
         port = port_of(parts)
     except ValueError:
-        raise _Bad("the link can not be read") from None
+        raise _LineError("the link can not be read") from None
     host = (parts.hostname or "").lower()
     if parts.scheme not in ("http", "https") or not host or "\\" in link:
-        raise _Bad("the link must start with https://")
+        raise _LineError("the link must start with https://")
     if parts.username is not None or parts.password is not None:
-        raise _Bad("the link must not hold a user name or password; set CIVITAI_TOKEN or HF_TOKEN instead")
+        raise _LineError("the link must not hold a user name or password; set CIVITAI_TOKEN or HF_TOKEN instead")
     query = parse_qsl(parts.query, keep_blank_values=True)
     token = next((value for name, value in query if name.lower() == "token" and value), None)
     kept = urlencode([(name, value) for name, value in query if name.lower() != "token"])
     parts = parts._replace(query=kept, fragment="")
     if public_site(host):
         if port not in (80, 443):
-            raise _Bad(f"links to {host} have no port")
+            raise _LineError(f"links to {host} have no port")
         return parts._replace(scheme="https", netloc=host), token
     if is_named(hosts, parts):
         if parts.scheme == "http" and not is_loopback(host):
-            raise _Bad("the link must start with https://")
+            raise _LineError("the link must start with https://")
         return parts, token
-    raise _Bad(_refused_host(host))
+    raise _LineError(_refused_host(host))
 
 
 def _refused_host(host: str) -> str:
@@ -284,7 +284,7 @@ def _civitai_url(parts: SplitResult) -> str:
         return _version_url(download[1], choice)
     page = re.fullmatch(r"/models/(\d{1,12})(/[^/]*)?/?", parts.path)
     if not page:
-        raise _Bad(
+        raise _LineError(
             "this civitai page is not a model; copy the link of the model's page (/models/<id>) or of its download "
             "button (/api/download/models/<versionId>)"
         )
@@ -292,13 +292,13 @@ def _civitai_url(parts: SplitResult) -> str:
     if version is None:
         return f"{DEFAULT_CIVITAI}/models/{int(page[1])}"
     if not re.fullmatch(r"\d{1,12}", version):
-        raise _Bad("modelVersionId in the link must be a number")
+        raise _LineError("modelVersionId in the link must be a number")
     return _version_url(version, [])
 
 
 def _version_url(version: str, choice: list[tuple[str, str]]) -> str:
     if any(name == "fileId" and not re.fullmatch(r"\d{1,12}", value) for name, value in choice):
-        raise _Bad("fileId in the link must be a number")
+        raise _LineError("fileId in the link must be a number")
     choice = [(name, str(int(value)) if name == "fileId" else value) for name, value in choice]
     return f"{DEFAULT_CIVITAI}/api/download/models/{int(version)}" + (f"?{urlencode(choice)}" if choice else "")
 
@@ -308,22 +308,24 @@ def _hf_url(parts: SplitResult) -> str:
     pieces = [unquote(piece) for piece in found.groups()] if found else []
     names = [name for piece in pieces for name in piece.split("/")]
     if not found or any(name in ("", ".", "..") for name in names):
-        raise _Bad("a huggingface.co link must name one file: https://huggingface.co/<repo>/resolve/<revision>/<path>")
+        raise _LineError(
+            "a huggingface.co link must name one file: https://huggingface.co/<repo>/resolve/<revision>/<path>"
+        )
     repo, revision, path = pieces
     return f"{DEFAULT_HF}/{quote(repo)}/resolve/{quote(revision, safe='')}/{quote(path)}"
 
 
 def _direct_url(parts: SplitResult) -> str:
     if parts.path in ("", "/"):
-        raise _Bad("the link must name one file")
+        raise _LineError("the link must name one file")
     return parts._replace(netloc=parts.netloc.lower()).geturl()
 
 
 def _check_direct(url: str, folder: str | None, filename: str | None, allow_pickle: bool) -> None:
     """A site without metadata: the line must say the folder, and the link's own ending tells what the file is."""
     if folder is None:
-        raise _Bad(f"only Civitai says what a model is; put its type before this link, one of {TYPE_WORDS}")
+        raise _LineError(f"only Civitai says what a model is; put its type before this link, one of {TYPE_WORDS}")
     name = unquote(urlsplit(url).path.rpartition("/")[2])
     refused = extension_problem(name, allow_pickle)
     if refused and (not filename or refused[0] is Code.MODEL_UNSAFE):
-        raise _Bad(refused[1], refused[0])
+        raise _LineError(refused[1], refused[0])

@@ -111,7 +111,7 @@ class Downloaded:
 Report = Callable[[Sequence[FileProgress]], None]
 
 
-class Source(Protocol):
+class ModelSource(Protocol):
     """Where models come from; the model manager knows no more about the sites than this."""
 
     def resolve(self, lines: Sequence[RepoLine], stop: Stop) -> list[ModelFile]:

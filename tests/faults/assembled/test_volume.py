@@ -12,7 +12,7 @@ from tests.faults.assembled.on_platform import OnPlatform
 from tests.support.prompts import image_prompt, sampler_prompt
 from tests.support.safetensors_files import safetensors_bytes
 from tests.support.waiting import wait_until
-from worker.models.locations import Place
+from worker.models.locations import Location
 
 fault = pytest.mark.fault
 LONG_AGO_S = 7 * 24 * 3600
@@ -70,5 +70,5 @@ def test_a_worker_that_prunes_leaves_what_another_is_using(tmp_path, case, closi
 def age(worker: InProcess, *places: str) -> None:
     """Let the volume's books say that nobody has used these models for long."""
     folders = worker.worker.models.folders
-    entries = [folders.read().entries[Place.parse(place)] for place in places]
-    folders.commit({entry.place: replace(entry, last_used=entry.last_used - LONG_AGO_S) for entry in entries})
+    entries = [folders.read().entries[Location.parse(place)] for place in places]
+    folders.commit({entry.location: replace(entry, last_used=entry.last_used - LONG_AGO_S) for entry in entries})

@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.model_bench import named, tree
 from worker.errors import WorkerError
-from worker.stop import Stop, Stopped
+from worker.stop import Stop, StoppedError
 
 
 def test_a_line_that_cannot_be_read_prunes_nothing(stocked, source, root):
@@ -59,7 +59,7 @@ def test_a_cancelled_download_prunes_nothing_and_keeps_what_was_finished(stocked
         stop.check()
 
     source.fetch = cancelled
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         worker.prepare(source.list(3, 4), {}, stop=stop)
     assert list(tree(root)) == [f"loras/m{version}.safetensors" for version in (1, 2, 3)]
     source.fetch = fetch

@@ -36,16 +36,16 @@ def test_the_jobs_own_word_on_pruning_overrides_the_environment(stocked, source,
 
 def test_another_running_job_prevents_pruning(stocked, source, root):
     worker = stocked()
-    worker.prepare(source.list(2), {}, alone=lambda: False)
+    worker.prepare(source.list(2), {}, no_other_job=lambda: False)
     assert (root / "loras/m1.safetensors").exists()
 
 
 def test_another_job_that_began_during_the_download_prevents_pruning(stocked, source, root):
     source.add(3)
     worker = stocked()
-    alone = [True]
-    source.before_fetch = lambda downloads: alone.clear()
-    worker.prepare(source.list(3), {}, alone=lambda: bool(alone))
+    no_other_job = [True]
+    source.before_fetch = lambda downloads: no_other_job.clear()
+    worker.prepare(source.list(3), {}, no_other_job=lambda: bool(no_other_job))
     assert (root / "loras/m1.safetensors").exists()
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests.support.model_bench import model_bytes, named, put, tree, unhurried
 from worker.downloads.pool import taken_error
 from worker.errors import WorkerError
-from worker.stop import Stop, Stopped
+from worker.stop import Stop, StoppedError
 
 
 def test_a_shared_volume_is_never_pruned_unless_named(stocked, source, root):
@@ -68,8 +68,10 @@ def test_a_model_that_another_worker_deletes_meanwhile_is_fetched_again(stocked,
 
 def test_a_worker_that_keeps_deleting_is_reported(stocked, source, root):
     worker = stocked()
-    same = worker.folders.same
-    worker.folders.same = lambda entry: same(entry) and (root / str(entry.place)).unlink() is None and same(entry)
+    same = worker.folders.is_unchanged
+    worker.folders.is_unchanged = lambda entry: (
+        same(entry) and (root / str(entry.location)).unlink() is None and same(entry)
+    )
     with pytest.raises(WorkerError, match="keep changing"):
         worker.prepare(source.list(2), {})
 
@@ -108,7 +110,7 @@ def test_a_job_waiting_for_its_turn_can_be_cancelled_and_runs_into_its_deadline(
     with worker._lock:
         stop = Stop()
         stop.set()
-        with pytest.raises(Stopped):
+        with pytest.raises(StoppedError):
             worker.prepare(source.list(1), {}, stop=stop)
         with pytest.raises(WorkerError, match="TIMEOUT"):
             worker.prepare(source.list(1), {}, stop=Stop(deadline=0.0))

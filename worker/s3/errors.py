@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 from worker.errors import Code, WorkerError
 from worker.net.redact import plain
-from worker.net.retry import Again
+from worker.net.retry import RetryReason
 
 KEPT = "The files stay on this worker; a repeated job is answered from there without rendering anew."
 _KEYS = "Check BUCKET_ACCESS_KEY_ID and BUCKET_SECRET_ACCESS_KEY (or the job's s3Config)."
@@ -16,7 +16,7 @@ _CREDENTIALS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "
 _PASSING = ("SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "OperationAborted", "Throttling")
 
 
-class BucketRefused(Exception):  # noqa: N818 - turned into an error unless another try helps
+class BucketError(Exception):
     """An answer that is not the one asked for.
 
     Args:
@@ -25,7 +25,7 @@ class BucketRefused(Exception):  # noqa: N818 - turned into an error unless anot
         again: whether the same request may work later.
     """
 
-    def __init__(self, message: str, hint: str, again: Again = Again.NEVER) -> None:
+    def __init__(self, message: str, hint: str, again: RetryReason = RetryReason.NEVER) -> None:
         super().__init__(message)
         self.message, self.hint, self.again = message, hint, again
 
@@ -40,15 +40,15 @@ def tag(body: bytes, name: str) -> str | None:
     return html.unescape(match[1]) if match else None
 
 
-def refused(status: int, body: bytes, bucket: str) -> BucketRefused:
+def refused(status: int, body: bytes, bucket: str) -> BucketError:
     """What a refusing answer says."""
     code = tag(body, "Code") or ""
     shown = re.sub(r"[^\w.-]", "", code)[:60] or (HTTPStatus(status).phrase if status in list(HTTPStatus) else "?")
     said = f"the bucket answered {status} ({shown})"
     if status >= 500 or status in (408, 429) or code in _PASSING:
-        return BucketRefused(said, "The storage was overloaded or down; send the job again.", Again.SERVER)
+        return BucketError(said, "The storage was overloaded or down; send the job again.", RetryReason.SERVER)
     region = tag(body, "Region") if status in (301, 307, 400) else None
-    return BucketRefused(*_meaning(status, code, shown, bucket, region))
+    return BucketError(*_meaning(status, code, shown, bucket, region))
 
 
 def _meaning(status: int, code: str, shown: str, bucket: str, region: str | None) -> tuple[str, str]:

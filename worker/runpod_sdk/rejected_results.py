@@ -25,7 +25,7 @@ LARGE_BYTES = 1 << 20  # RunPod's limits are 10 and 20 MB; a small answer is ref
 log = logging.getLogger(__name__)
 
 
-def tell_of_refused_answers(sender: ModuleType | None = None) -> None:
+def report_rejected_results(sender: ModuleType | None = None) -> None:
     """Have the SDK post an error in place of an answer that RunPod refuses.
 
     Args:

@@ -8,23 +8,23 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from worker.errors import Code
-from worker.net.answers import Answer
+from worker.net.answers import HttpAnswer
 from worker.net.redact import plain
-from worker.net.retry import Again
+from worker.net.retry import RetryReason
 
 SITE_NAMES = {"civitai": "Civitai", "hf": "Hugging Face", "http": "the host"}
 TOKEN_NAMES = {"civitai": "CIVITAI_TOKEN", "hf": "HF_TOKEN"}
 NOT_FILES = ("text/html", "application/json", "application/xhtml", "application/xml", "text/xml")
 
 
-class Refused(Exception):  # noqa: N818 - an answer, not a fault
+class SiteError(Exception):
     """A request that did not bring what was asked for; ``again`` says whether trying once more can help."""
 
     def __init__(
         self,
         code: Code,
         what: str,
-        again: Again = Again.NEVER,
+        again: RetryReason = RetryReason.NEVER,
         *,
         hint: str | None = None,
         status: int | None = None,
@@ -41,14 +41,14 @@ def is_login(location: str, from_site: bool) -> bool:
     return from_site and (path.endswith("/login") or "reason=download-auth" in location)
 
 
-def login_refusal(site: str) -> Refused:
+def login_error(site: str) -> SiteError:
     """A redirect to the login page."""
-    return Refused(
+    return SiteError(
         Code.MODEL_AUTH, f"{SITE_NAMES[site]} wants a login for this file", hint=_auth_hint(site, False), status=302
     )
 
 
-def refusal(site: str, answer: Answer) -> Refused:
+def site_error(site: str, answer: HttpAnswer) -> SiteError:
     """What the site itself means by an answer that is neither a redirect nor a file.
 
     Args:
@@ -58,44 +58,44 @@ def refusal(site: str, answer: Answer) -> Refused:
     status = answer.status
     if status in _OWN_RULES:
         return _OWN_RULES[status](site, answer)
-    what, code, again = f"answered {status}", Code.DOWNLOAD_FAILED, Again.NEVER
+    what, code, again = f"answered {status}", Code.DOWNLOAD_FAILED, RetryReason.NEVER
     if status == 404:
         what, code = "has no such file", Code.MODEL_NOT_FOUND
-        again = Again.NOT_FOUND if site == "civitai" else Again.NEVER
+        again = RetryReason.NOT_FOUND if site == "civitai" else RetryReason.NEVER
     elif status == 410:
         what, code = "has archived this file", Code.MODEL_NOT_FOUND
     elif status == 451:
         what, code = "blocks the country of this data centre", Code.MODEL_REGION_BLOCKED
     elif status >= 500 or status == 408:
-        again = Again.SERVER
-    return Refused(code, f"{SITE_NAMES[site]} {what}{_quoted(answer)}", again, status=status)
+        again = RetryReason.SERVER
+    return SiteError(code, f"{SITE_NAMES[site]} {what}{_quoted(answer)}", again, status=status)
 
 
-def storage_refusal(answer: Answer) -> Refused:
+def storage_error(answer: HttpAnswer) -> SiteError:
     """What a storage host means, to which the site has sent us with a signed link."""
     status, said = answer.status, _quoted(answer)
     if status in (401, 403, 410) or (status == 400 and b"expired" in answer.body[:2048].lower()):
         what = f"the storage host refused its signed link ({status}{said})"
-        return Refused(Code.DOWNLOAD_FAILED, what, Again.EXPIRED, status=status)
+        return SiteError(Code.DOWNLOAD_FAILED, what, RetryReason.EXPIRED, status=status)
     if status == 404:
         what = f"the storage host has lost the file{said}"
-        return Refused(Code.MODEL_NOT_FOUND, what, Again.NOT_FOUND, status=status)
+        return SiteError(Code.MODEL_NOT_FOUND, what, RetryReason.NOT_FOUND, status=status)
     if status == 429:
         return _rate_limited("http", answer)
     if status in (200, 206):
         return _not_a_file("http", answer)
-    again = Again.SERVER if status >= 500 or status == 408 else Again.NEVER
-    return Refused(Code.DOWNLOAD_FAILED, f"the storage host answered {status}{said}", again, status=status)
+    again = RetryReason.SERVER if status >= 500 or status == 408 else RetryReason.NEVER
+    return SiteError(Code.DOWNLOAD_FAILED, f"the storage host answered {status}{said}", again, status=status)
 
 
-def _rate_limited(site: str, answer: Answer) -> Refused:
+def _rate_limited(site: str, answer: HttpAnswer) -> SiteError:
     after = answer.retry_after_s
     wait = f" and asks to wait {after:.0f} s" if after else ""
     what = f"{SITE_NAMES[site]} limits how much this account or address may download{wait}{_quoted(answer)}"
-    return Refused(Code.MODEL_RATE_LIMITED, what, Again.RATE, status=429, retry_after_s=after)
+    return SiteError(Code.MODEL_RATE_LIMITED, what, RetryReason.RATE, status=429, retry_after_s=after)
 
 
-def _quoted(answer: Answer) -> str:
+def _quoted(answer: HttpAnswer) -> str:
     return f": “{answer.says}”" if answer.says else ""
 
 
@@ -107,39 +107,39 @@ def _auth_hint(site: str, with_token: bool) -> str:
     return f"Set {variable} on the endpoint to a valid token ({do})."
 
 
-def _unauthorized(site: str, answer: Answer) -> Refused:
+def _unauthorized(site: str, answer: HttpAnswer) -> SiteError:
     if "disabled download" in answer.body[:4096].decode(errors="replace").lower():
         what = f"the creator has disabled downloads of this file{_quoted(answer)}"
-        return Refused(Code.MODEL_FORBIDDEN, what, hint="Choose another file; no token opens this one.", status=401)
+        return SiteError(Code.MODEL_FORBIDDEN, what, hint="Choose another file; no token opens this one.", status=401)
     verb = "does not accept the token" if answer.with_token else "wants a token"
     what = f"{SITE_NAMES[site]} {verb} for this file{_quoted(answer)}"
-    return Refused(Code.MODEL_AUTH, what, hint=_auth_hint(site, answer.with_token), status=401)
+    return SiteError(Code.MODEL_AUTH, what, hint=_auth_hint(site, answer.with_token), status=401)
 
 
-def _forbidden(site: str, answer: Answer) -> Refused:
+def _forbidden(site: str, answer: HttpAnswer) -> SiteError:
     name, deadline = SITE_NAMES[site], answer.json.get("deadline")
     if deadline or "early access" in answer.says.lower():
         until = f" until {plain(str(deadline), 40)}" if deadline else ""
         what = f"this file is in early access{until}"
-        return Refused(Code.MODEL_FORBIDDEN, what, hint="Buy access on the model's page, or wait.", status=403)
+        return SiteError(Code.MODEL_FORBIDDEN, what, hint="Buy access on the model's page, or wait.", status=403)
     if answer.is_page:
         what = f"{name} refused with a web page (403 {answer.content_type or 'without a type'}), as its firewall does"
         hint = "Send the job again later; if it stays, this data centre's addresses may be blocked."
-        return Refused(Code.MODEL_FORBIDDEN, what, hint=hint, status=403)
+        return SiteError(Code.MODEL_FORBIDDEN, what, hint=hint, status=403)
     kind = "" if answer.says else f" (403 {answer.content_type or 'without a body type'})"
-    return Refused(Code.MODEL_FORBIDDEN, f"{name} denies access to this file{kind}{_quoted(answer)}", status=403)
+    return SiteError(Code.MODEL_FORBIDDEN, f"{name} denies access to this file{kind}{_quoted(answer)}", status=403)
 
 
-def _not_a_file(site: str, answer: Answer) -> Refused:
+def _not_a_file(site: str, answer: HttpAnswer) -> SiteError:
     name = SITE_NAMES[site]
     if answer.is_page:
         text = answer.body[:4096].decode(errors="replace").lower()
         if any(word in text for word in ("login", "log in", "sign in", "signin")):
             what = f"{name} sent its login page instead of the file"
-            return Refused(Code.MODEL_AUTH, what, hint=_auth_hint(site, answer.with_token), status=answer.status)
-        return Refused(Code.DOWNLOAD_FAILED, f"{name} sent a web page instead of the file", status=answer.status)
+            return SiteError(Code.MODEL_AUTH, what, hint=_auth_hint(site, answer.with_token), status=answer.status)
+        return SiteError(Code.DOWNLOAD_FAILED, f"{name} sent a web page instead of the file", status=answer.status)
     kind = answer.content_type or "something else"
-    return Refused(
+    return SiteError(
         Code.DOWNLOAD_FAILED, f"{name} sent {kind} instead of the file{_quoted(answer)}", status=answer.status
     )
 
