@@ -69,3 +69,10 @@ def test_every_option_that_the_page_names_exists():
     ).stdout
     own = re.split(r"^## An endpoint of your own", PAGE, flags=re.MULTILINE)[1]
     assert [flag for flag in re.findall(r"--[a-z-]+\b", own) if flag not in said] == []
+
+
+def test_the_example_of_cancel_shows_a_cancelled_job(live, tmp_path):
+    code = next(block.values[1] for block in BLOCKS if "/cancel/" in block.values[1])
+    env = {**os.environ, "ENDPOINT_URL": live.url, "RUNPOD_API_KEY": KEY}
+    answer = subprocess.check_output(command("sh"), input=code, env=env, cwd=tmp_path, text=True, timeout=60)
+    assert json.loads(answer)["status"] == "CANCELLED"
