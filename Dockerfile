@@ -1,16 +1,18 @@
-# The worker as an image: ComfyUI in one virtual environment, RunPod's SDK and our code in another; nothing is installed
-# at start. Layers go from what never changes to what always does: a change of our code rebuilds the last few kilobytes.
+# The worker as an image: ComfyUI in one virtual environment, RunPod's SDK and our code in another. Nothing is installed
+# when a container starts. The layers that change least come first: a change of our code rebuilds only the last few
+# kilobytes.
 #
-#   make image                                       docker, podman or buildah, whichever is there
+#   make image                                       uses docker, podman or buildah, the first that is installed
 #   docker build -t comfy-remote-serverless .        the same by hand
 #
-# Any Debian or Ubuntu with Python 3.10 to 3.13 does as a base: --build-arg BASE_IMAGE=debian:bookworm-slim
+# The base may be any Debian or Ubuntu with Python 3.10 to 3.13: --build-arg BASE_IMAGE=debian:bookworm-slim
 ARG BASE_IMAGE=nvidia/cuda:12.8.1-cudnn-runtime-ubuntu24.04
 FROM ${BASE_IMAGE}
 
-# --- What the distribution brings. setpriv (util-linux) ties ComfyUI's life to the handler's; tini is PID 1; tcmalloc
-# gives the memory of unloaded models back; OpenCV in custom nodes wants libgl1 and libglib2.0-0; git gets ComfyUI, and
-# several node packs import it. Versions are the base image's matter: distributions delete old ones.
+# --- The distribution's packages. setpriv (util-linux) kills ComfyUI if the handler is killed; tini is PID 1; tcmalloc
+# returns the memory of unloaded models to the system; OpenCV in custom nodes needs libgl1 and libglib2.0-0; git fetches
+# ComfyUI, and several node packs run it. Their versions are not pinned, because distributions delete old ones; the base
+# image decides them.
 ARG PYTHON=python3
 ARG EXTRA_APT_PACKAGES=""
 # hadolint ignore=DL3008,SC2086
@@ -25,16 +27,16 @@ ARG UV_VERSION=0.13.9
 RUN "${PYTHON}" -m venv /opt/uv \
  && /opt/uv/bin/pip install --no-cache-dir "uv==${UV_VERSION}"
 
-# --- torch alone and first: gigabytes that change once in months. An empty TORCH_INDEX_URL is PyPI, an empty
-# TORCH_VERSION leaves torch out (for an engine that has none). The packages it decides are held in all later layers: a
-# custom node that asks for another torch fails the build instead of replacing it.
+# --- torch has a layer of its own, and it comes first: gigabytes that change once in months. An empty TORCH_INDEX_URL
+# means PyPI, an empty TORCH_VERSION leaves torch out (for an engine that needs none). Later layers cannot change the
+# versions installed here: a custom node that requires another torch fails the build instead of replacing it.
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cu128
 ARG TORCH_VERSION=2.11.0+cu128
 COPY docker/venv-install.sh docker/install-torch.sh /build/
 RUN /build/install-torch.sh "${TORCH_VERSION}" "${TORCH_INDEX_URL}"
 
-# --- ComfyUI and its requirements. PyPI is read as it was on that day, so that the same Dockerfile gives the same image
-# next month; empty means today. ComfyUI imports requests, and not all of its versions list it.
+# --- ComfyUI and its requirements. Packages are those that PyPI had on the day PACKAGES_AS_OF, so that the same Dockerfile
+# gives the same image next month; empty means today. ComfyUI imports requests, but not all of its versions list it.
 ARG PACKAGES_AS_OF=2026-11-20
 ARG COMFYUI_REPO=https://github.com/comfyanonymous/ComfyUI
 ARG COMFYUI_REF=v0.29.0
@@ -42,17 +44,17 @@ COPY docker/checkout.sh /build/
 RUN /build/checkout.sh "${COMFYUI_REPO}" "${COMFYUI_REF}" /comfyui \
  && UV_EXCLUDE_NEWER="${PACKAGES_AS_OF}" /build/venv-install.sh comfyui --requirement /comfyui/requirements.txt requests
 
-# --- Custom nodes, each pinned by commit. The layer ends by starting ComfyUI once: one that cannot load its nodes fails
-# the build, not the jobs.
+# --- Custom nodes, each pinned by commit. At the end ComfyUI is started once: a node that cannot be loaded fails the build
+# here, not the jobs later.
 COPY custom_nodes.txt docker/install-nodes.sh /build/
 RUN UV_EXCLUDE_NEWER="${PACKAGES_AS_OF}" /build/install-nodes.sh /build/custom_nodes.txt
 
-# --- The handler's own environment, without torch: the SDK's fitness checks would import it and hold a CUDA context.
+# --- The handler's own environment, without torch: the SDK's fitness checks would import torch and hold a CUDA context.
 COPY pyproject.toml /build/
 RUN UV_EXCLUDE_NEWER="${PACKAGES_AS_OF}" /build/venv-install.sh handler --requirement /build/pyproject.toml \
  && /opt/uv/bin/uv pip check --python /opt/venvs/handler/bin/python
 
-# --- Our code, last. Importing it proves that the layers fit together.
+# --- Our code, last. Importing it tests that the layers fit together.
 WORKDIR /app
 ENV COMFYUI_PATH=/comfyui \
     COMFYUI_PYTHON=/opt/venvs/comfyui/bin/python \
@@ -64,12 +66,12 @@ COPY worker/ /app/worker/
 RUN "${HANDLER_PYTHON}" -m compileall -q /app \
  && "${HANDLER_PYTHON}" -c 'import handler, runpod'
 
-# RunPod does not look at it; docker, compose and Kubernetes do. ComfyUI's own event loop answers while a prompt runs.
+# Docker and compose run this check, RunPod does not. ComfyUI's event loop answers it also while a prompt runs.
 HEALTHCHECK --interval=30s --timeout=15s --start-period=5m --retries=4 \
   CMD ["/opt/venvs/handler/bin/python", "-I", "-S", "/app/healthcheck.py"]
 
-# tini as PID 1 hands SIGTERM to the handler and ends the container with it. Not `-g`: the SDK's ping process is in the
-# handler's group and has to go on until the job that the SIGTERM came in is delivered.
+# tini as PID 1 passes SIGTERM to the handler and ends the container when the handler ends. Without `-g`: the SDK's ping
+# process is in the handler's group, and must run until the handler has delivered its current job.
 ENTRYPOINT ["/usr/bin/tini", "--", "/app/start.sh"]
 
 ARG VERSION=dev

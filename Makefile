@@ -1,4 +1,4 @@
-# Two commands on a fresh machine: `make run` and `make test`. Each sets up what is missing.
+# On a fresh machine start with `make run` or `make test`. Each installs what is missing into .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,7 @@ SHELL := /bin/bash
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-# The stamp is newer than pyproject.toml when the environment has what it names.
+# The stamp is newer than pyproject.toml if the environment has all packages that pyproject.toml names.
 $(VENV)/.run-stamp: pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.10 to 3.13 is needed: install it, or name one with PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
@@ -24,23 +24,23 @@ $(VENV)/.test-stamp: pyproject.toml $(VENV)/.run-stamp
 	$(BIN)/python -m pip install --quiet --editable '.[test,lint]'
 	@touch $@
 
-run: $(VENV)/.run-stamp ## run test_input.json through the real handler; images land in results/
+run: $(VENV)/.run-stamp ## run test_input.json through the real handler and write the images into results/
 	$(BIN)/python handler.py
 
-endpoint: $(VENV)/.run-stamp ## a RunPod-compatible endpoint on this machine, in front of the same worker (ARGS="--port 0")
+endpoint: $(VENV)/.run-stamp ## start RunPod's API on this machine, with the same worker behind it (ARGS="--port 0")
 	@$(BIN)/python -m endpoint $(ARGS)
 
-test: $(VENV)/.test-stamp ## lint, then every test
+test: $(VENV)/.test-stamp ## run lint, then every test
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest
 
-coverage: $(VENV)/.test-stamp ## every test under coverage, and the table per module (ARGS="tests/models" for some of it)
+coverage: $(VENV)/.test-stamp ## run every test under coverage and print a table by module (ARGS="tests/models": only those)
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -p tests.support.coverage_end --ignore=tests/image $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered
 
-lint: $(VENV)/.test-stamp ## ruff, mypy, shellcheck, hadolint, oxlint
+lint: $(VENV)/.test-stamp ## run ruff, mypy, shellcheck, hadolint and oxlint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -57,23 +57,23 @@ COMFYUI_REPO ?= https://github.com/comfyanonymous/ComfyUI
 COMFYUI_REF ?= v0.29.0
 TORCH_INDEX_URL ?=
 
-comfyui: ## install the pinned ComfyUI into ./ComfyUI with its own venv
+comfyui: ## install the pinned ComfyUI into ./ComfyUI, with its own virtual environment
 	scripts/install-comfyui.sh '$(COMFYUI_REPO)' '$(COMFYUI_REF)' '$(TORCH_INDEX_URL)' '$(PYTHON)'
 
-test-comfyui: $(VENV)/.test-stamp ## the protocol and integration suites against the ComfyUI at COMFYUI_PATH
+test-comfyui: $(VENV)/.test-stamp ## run the protocol and integration tests against the ComfyUI at COMFYUI_PATH
 	@test -f "$${COMFYUI_PATH:?name a ComfyUI checkout}/main.py" || { echo "COMFYUI_PATH has no main.py" >&2; exit 1; }
 	$(BIN)/python -m pytest tests/protocol tests/integration
 
-image: ## build the image with docker, podman or buildah, whichever is there
+image: ## build the image with docker, podman or buildah, the first that is installed
 	docker/build-image.sh
 
 test-image: $(VENV)/.test-stamp ## build the image on a debootstrap base with buildah and run jobs in it (root)
 	TEST_IMAGE=$${TEST_IMAGE:-1} $(BIN)/python -m pytest tests/image
 
-faults: $(VENV)/.test-stamp ## make every fault happen and write what was seen into docs/faults.md
+faults: $(VENV)/.test-stamp ## cause every fault and write the outcomes into docs/faults.md
 	$(BIN)/python -m pytest tests/faults/assembled --write-faults docs/faults.md
 
-soak: $(VENV)/.test-stamp ## ten minutes of load with kills (ARGS="--seed 7 --minutes 2")
+soak: $(VENV)/.test-stamp ## run ten minutes of load with kills (ARGS="--seed 7 --minutes 2")
 	$(BIN)/python -m tests.soak $(ARGS)
 
 $(VENV)/.bench-stamp: pyproject.toml $(VENV)/.test-stamp
@@ -82,7 +82,7 @@ $(VENV)/.bench-stamp: pyproject.toml $(VENV)/.test-stamp
 
 BENCH := env -u COMFYUI_PATH -u COMFYUI_ARGS $(BIN)/python benchmarks
 
-bench: $(VENV)/.bench-stamp ## the benchmarks, each beside a peer's way in the same run, into docs/benchmarks.md (12 minutes)
+bench: $(VENV)/.bench-stamp ## run the benchmarks and write their tables into docs/benchmarks.md (12 minutes)
 	$(BENCH)/warm_job.py --write
 	$(BENCH)/warm_ensure.py --write
 	$(BENCH)/inline_results.py --write
@@ -94,5 +94,5 @@ bench: $(VENV)/.bench-stamp ## the benchmarks, each beside a peer's way in the s
 	$(BENCH)/pollers.py --rounds 4 --write
 	$(BENCH)/endpoint_simulation.py --write
 
-clean: ## remove the environment, results and caches; ./ComfyUI, and the endpoint's jobs in .endpoint/, stay
+clean: ## remove the environment, results and caches; keep ./ComfyUI and the endpoint's jobs in .endpoint/
 	rm -rf $(VENV) results .simulator *.egg-info .pytest_cache .mypy_cache simulator/.mypy_cache .ruff_cache .hypothesis

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # usage: build-image.sh [TAG]
-# Builds the image with docker, podman or buildah, whichever is there first (ENGINE names one). A variable of the
-# environment with the name of one of the Dockerfile's ARGs overrides its default; BUILD_FLAGS are handed to the engine.
+# Build the image with docker, podman or buildah, the first that is installed (ENGINE chooses one). An environment
+# variable with the name of one of the Dockerfile's ARGs overrides its default; BUILD_FLAGS are passed to the engine.
 #
 #   BASE_IMAGE=debian:bookworm-slim docker/build-image.sh
 #   COMFYUI_REPO=/home/me/ComfyUI COMFYUI_REF=my-branch docker/build-image.sh        (podman and buildah only)
@@ -23,7 +23,7 @@ find_engine() {
   refuse "none of ${ENGINE:-docker, podman, buildah} is installed. Install one: apt-get install buildah"
 }
 
-# Sets `flags`: those of the ARGs that the environment names.
+# Set `flags` from the ARGs that the environment sets.
 collect_build_args() {
   local name
   flags=(--build-arg "VERSION=${VERSION:-$(git -C "$root" describe --tags --always --dirty 2>/dev/null || echo dev)}"
@@ -34,7 +34,7 @@ collect_build_args() {
   done
 }
 
-# A repository on this disk has to be seen from inside the build.
+# Mount a repository on this disk, so that the build can read it.
 mount_local_repository() {
   [[ "${COMFYUI_REPO:-}" == /* ]] || return 0
   [[ "$engine" != docker ]] || refuse "docker cannot build from the local repository $COMFYUI_REPO: \
@@ -45,7 +45,7 @@ serve it over http, or use podman or buildah (ENGINE=buildah)"
 engine="$(find_engine)"
 collect_build_args
 mount_local_repository
-# HEALTHCHECK is no part of the OCI format, and layers have to be kept for the next build
+# --format: the OCI format has no HEALTHCHECK. --layers: keep the layers for the next build.
 [[ "$engine" == docker ]] || flags+=(--format docker --layers)
 read -ra more <<<"${BUILD_FLAGS:-}"
 

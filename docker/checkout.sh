@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # usage: checkout.sh REPOSITORY REF FOLDER
-# One commit of a git repository (tag, branch or full commit) without its history. Its hash is left in FOLDER/.commit,
-# since .git goes: it would only make the image larger.
+# Check out one commit of a git repository (tag, branch or full commit) without its history. .git is deleted, because it
+# would only make the image larger; FOLDER/.commit has the commit's hash.
 set -euo pipefail
 
 repository="${1:?a git repository}"

@@ -10,14 +10,14 @@ TIMEOUT_S = 10
 
 
 def comfyui_url() -> str:
-    """Where ComfyUI listens: COMFYUI_URL, or the port of the process that the handler started."""
+    """Return ComfyUI's address: COMFYUI_URL, or the port of the process that the handler started."""
     if url := os.environ.get("COMFYUI_URL"):
         return url.rstrip("/")
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().decode(errors="replace").split("\0")
         except OSError:
-            continue  # it ended meanwhile
+            continue  # the process has ended
         if "main.py" in words and "--port" in words:
             return f"http://127.0.0.1:{words[words.index('--port') + 1]}"
     sys.exit("ComfyUI does not run")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # usage: install-nodes.sh LIST
-# Installs the custom nodes of LIST (a line: REPOSITORY COMMIT [FOLDER]), then starts ComfyUI once on the CPU to see
-# that it loads them all. Any failure fails the build: an image without the node would fail every job that names it.
+# Install the custom nodes of LIST (a line: REPOSITORY COMMIT [FOLDER]), then start ComfyUI once on the CPU to check that
+# it loads them all. Any failure fails the build: an image without the node would fail every job that uses it.
 set -euo pipefail
 
 list="${1:?the list of custom nodes}"
@@ -37,9 +37,9 @@ start_comfyui_once() {
   local log
   log="$(mktemp)"
   (cd "$comfyui" && timeout 900 "$python" main.py --cpu --quick-test-for-ci) >"$log" 2>&1 \
-    || { cat "$log" >&2; refuse "ComfyUI does not start; its log stands above"; }
+    || { cat "$log" >&2; refuse "ComfyUI does not start; its log is above"; }
   ! grep -q 'IMPORT FAILED' "$log" \
-    || { cat "$log" >&2; refuse "a custom node cannot be imported; its traceback stands above"; }
+    || { cat "$log" >&2; refuse "a custom node cannot be imported; its traceback is above"; }
   rm -f "$log"
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # usage: install-torch.sh VERSION INDEX_URL
-# torch of exactly that version, torchvision and torchaudio to match, into ComfyUI's environment; all three are then
-# held there. An empty VERSION installs none, an empty INDEX_URL means PyPI.
+# Install exactly this version of torch, with matching torchvision and torchaudio, into ComfyUI's environment. Later
+# installs cannot change them. An empty VERSION installs none; an empty INDEX_URL means PyPI.
 set -euo pipefail
 
 version="${1-}"

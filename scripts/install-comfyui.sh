@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # usage: install-comfyui.sh REPO REF [TORCH_INDEX_URL] [PYTHON]
-# Clones ComfyUI at a tag into ./ComfyUI and gives it a virtual environment of its own. Safe to run again.
+# Install ComfyUI at a tag, branch or commit into ./ComfyUI, with a virtual environment of its own. Safe to run again.
 set -euo pipefail
 
 repo="${1:?the git repository of ComfyUI}"
@@ -18,7 +18,7 @@ fetch_checkout() {
 install_requirements() {
   [[ -x "$target/.venv/bin/python" ]] || "$python" -m venv "$target/.venv"
   local pip=("$target/.venv/bin/python" -m pip install --quiet)
-  # torch first and from its own index, so that the requirements find it already there
+  # torch first and from its own index, so that the requirements do not replace it
   "${pip[@]}" ${torch_index_url:+--index-url "$torch_index_url"} torch torchvision torchaudio
   "${pip[@]}" --requirement "$target/requirements.txt"
 }
