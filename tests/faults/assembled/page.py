@@ -12,11 +12,11 @@ from tests.faults.assembled.catalogue import AREAS, Fault
 
 HEAD = """# Faults
 
-Each row is a fault that `tests/faults/assembled/` causes in the whole worker: `handler.py` with its models, its ComfyUI (the
-simulator) and, if the fault involves RunPod, the real SDK's loop. The rows are recorded in a run, not written by hand. They
-show what the other side did, the answer, what changed on the disk, how long the job took and how long it may take at most.
-The last result is that of a next job on the same worker: it downloads a new model, renders, and must return its picture. No
-fault lost anything that was there before.
+Each row is a fault that `tests/faults/assembled/` causes in the whole worker: `handler.py` with its models, its
+ComfyUI (the simulator) and, if the fault involves RunPod, the real SDK's loop. The rows are recorded in a run, not
+written by hand. They show what the other side did, the answer, what changed on the disk, and how long the job took and
+may take at most. Then a next job runs on the same worker: it downloads a new model, renders, and must return its
+picture. No fault lost anything that was there before.
 
 Seen on {machine}.
 Waits between two tries of a download are a thousandth of the real ones. This command writes the page:
