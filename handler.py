@@ -97,10 +97,10 @@ class Worker:
     ) -> tuple[ModelReport, Inputs]:
         """Models, input files and ComfyUI's start, side by side; what ends one early ends all."""
         stop, loop = Stop(deadline), asyncio.get_running_loop()
-        progress.phase("starting", "Ready" if self.runner.is_ready else "ComfyUI is starting")
+        progress.set_phase("starting", "Ready" if self.runner.is_ready else "ComfyUI is starting")
 
         def report(files: Sequence[FileProgress]) -> None:  # from a thread
-            loop.call_soon_threadsafe(progress.models, files)
+            loop.call_soon_threadsafe(progress.set_models, files)
 
         models = asyncio.create_task(timings.models(asyncio.to_thread(self._ensure_models, job, stop, report)))
         inputs = asyncio.create_task(self._inputs_for(job, stop))

@@ -16,8 +16,8 @@ from tests.properties.strategies import JSON, TEXT, broken
 from worker.comfyui.api import PREVIEW, ComfyApi
 from worker.comfyui.history import cached_nodes, failure
 from worker.comfyui.progress import JobProgress
-from worker.comfyui.run import Run
-from worker.comfyui.validation_errors import lists_left_out, validation_error
+from worker.comfyui.run import PromptRun
+from worker.comfyui.validation_errors import omitted_lists, validation_error
 from worker.errors import Code, WorkerError
 from worker.results.outputs import TEXT as TEXT_TYPE
 from worker.results.outputs import UniqueNames, choose, outputs_of
@@ -80,9 +80,9 @@ class Talker:
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
         self.api = ComfyApi(f"http://127.0.0.1:{self._runner.addresses[0][1]}", "client")
-        self._listening = self.api.heard_by(self._hear)
+        self._listening = self.api.subscribed(self._hear)
         self._listening.__enter__()
-        self.run = Run(
+        self.run = PromptRun(
             0.0, 1, JobProgress({"3": {"class_type": "K", "inputs": {"steps": 20}}}, with_previews=True, changed=bool)
         )
         self.run.prompt_id = PROMPT_ID
@@ -100,7 +100,7 @@ class Talker:
     def _hear(self, event):
         if event["type"] == "the end":
             self.heard.put(event["data"]["number"])
-        self.run.hear(event)
+        self.run.on_event(event)
 
     def say(self, frames, number):
         """Send the frames, then one that says which it was."""
@@ -150,16 +150,16 @@ def test_a_runs_end_is_heard_after_any_events_and_its_progress_can_always_be_sen
     progress = JobProgress(
         {"3": {"class_type": "K", "inputs": {"steps": 20}}, "9": {}}, with_previews=True, changed=bool
     )
-    run = Run(0.0, 1, progress)
+    run = PromptRun(0.0, 1, progress)
     run.prompt_id = PROMPT_ID
     for event in events:
-        run.hear(event)
-    run.hear({"type": PREVIEW, "data": {"image": b"jpeg", "node": None, "prompt_id": PROMPT_ID}})
-    run.hear({"type": "execution_success", "data": {"prompt_id": PROMPT_ID}})
-    run.hear({"type": "executing", "data": {"prompt_id": PROMPT_ID, "node": None}})
-    assert run.settled
-    assert run.ending
-    json.dumps(progress.take())
+        run.on_event(event)
+    run.on_event({"type": PREVIEW, "data": {"image": b"jpeg", "node": None, "prompt_id": PROMPT_ID}})
+    run.on_event({"type": "execution_success", "data": {"prompt_id": PROMPT_ID}})
+    run.on_event({"type": "executing", "data": {"prompt_id": PROMPT_ID, "node": None}})
+    assert run.dequeued
+    assert run.final_event
+    json.dumps(progress.pop_update())
 
 
 # --- answers --------------------------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ REFUSALS = broken(
 
 @given(st.sampled_from([200, 400, 400, 500]), REFUSALS, st.none() | st.just(["9"]))
 def test_any_answer_to_a_prompt_is_its_acceptance_or_an_error_that_can_be_sent(status, body, targets):
-    lists_left_out(body)
+    omitted_lists(body)
     error = validation_error(status, body, targets, {})
     assert error or status == 200
     if error:

@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from worker.comfyui import cached_files as authors
-from worker.comfyui.cached_files import CachedFiles, content_key, perhaps_earlier, with_rerun_input
+from worker.comfyui.cached_files import CachedFiles, content_key, nodes_from_cache, with_rerun_input
 from worker.results.outputs import TEXT, Output, OutputFile
 
 SAVE = {"class_type": "SaveVideo", "inputs": {"x": ["1", 0]}}
@@ -36,25 +36,25 @@ def test_a_marked_node_is_another_to_the_cache_and_the_prompt_stays_as_it_was():
 
 
 def test_a_file_that_the_prompt_itself_wrote_is_its_own():
-    assert CachedFiles().others("me", [video()], PROMPT, set()) == set()
+    assert CachedFiles().foreign_nodes("me", [video()], PROMPT, set()) == set()
 
 
 @pytest.mark.parametrize("writer", ["me", "another"])
 def test_a_cached_file_is_the_writers(writer):
     known = CachedFiles()
-    known.note(writer, PROMPT, [video().output], set())
-    assert known.others("me", [video()], PROMPT, {"9"}) == (set() if writer == "me" else {"9"})
+    known.record(writer, PROMPT, [video().output], set())
+    assert known.foreign_nodes("me", [video()], PROMPT, {"9"}) == (set() if writer == "me" else {"9"})
 
 
-def test_a_cached_file_that_nobody_is_known_to_have_written_is_anothers():
-    assert CachedFiles().others("me", [video()], PROMPT, {"9"}) == {"9"}
+def test_a_cached_file_that_nobody_is_known_to_have_written_is_foreign():
+    assert CachedFiles().foreign_nodes("me", [video()], PROMPT, {"9"}) == {"9"}
 
 
 def test_a_name_that_another_node_took_meanwhile_is_not_the_nodes_own_any_more():
     known = CachedFiles()
-    known.note("me", PROMPT, [video().output], set())
-    known.note("me", PROMPT, [video("8").output], set())
-    assert known.others("me", [video()], PROMPT, {"9"}) == {"9"}
+    known.record("me", PROMPT, [video().output], set())
+    known.record("me", PROMPT, [video("8").output], set())
+    assert known.foreign_nodes("me", [video()], PROMPT, {"9"}) == {"9"}
 
 
 def png(**save: Any) -> OutputFile:
@@ -73,7 +73,7 @@ def texts(**pairs: str) -> PngInfo:
 def test_a_png_whose_texts_can_all_be_replaced_and_a_text_are_not_made_anew():
     text = OutputFile(Output("9", "node_9.txt", "", TEXT, "hello"), data=b"hello")
     with_texts = png(pnginfo=texts(prompt="{}", workflow='{"a": 1}'), icc_profile=b"x")
-    assert CachedFiles().others("me", [png(), with_texts, text], PROMPT, {"9"}) == set()
+    assert CachedFiles().foreign_nodes("me", [png(), with_texts, text], PROMPT, {"9"}) == set()
 
 
 @pytest.mark.parametrize("more", ["a plain text", "EXIF", "cut short"])
@@ -82,42 +82,42 @@ def test_a_png_with_more_in_it_than_comfyui_writes_is_made_anew(more):
     exif[0x010E] = "workflow of somebody"
     found = {"a plain text": png(pnginfo=texts(parameters="a cat")), "EXIF": png(exif=exif)}.get(more, png())
     data = found.data if more != "cut short" else found.data[:-12]
-    assert CachedFiles().others("me", [video(name="a.png", data=data)], PROMPT, {"9"}) == {"9"}
+    assert CachedFiles().foreign_nodes("me", [video(name="a.png", data=data)], PROMPT, {"9"}) == {"9"}
 
 
 def test_a_file_that_is_gone_before_it_is_looked_at_counts_as_anothers(tmp_path):
     gone = OutputFile(Output("9", "a.mp4", "", "output"), tmp_path / "a.mp4")
-    assert CachedFiles().others("me", [gone], PROMPT, {"9"}) == {"9"}
+    assert CachedFiles().foreign_nodes("me", [gone], PROMPT, {"9"}) == {"9"}
 
 
 def test_what_a_failed_prompt_wrote_is_its_own_and_what_it_found_is_not():
     known = CachedFiles()
-    known.note("earlier", PROMPT, [video().output], set())
+    known.record("earlier", PROMPT, [video().output], set())
     fresh = video("8", "b.mp4")
-    known.note_unfinished("failed", PROMPT, [video().output, fresh.output], ["9"])
-    assert known.others("failed", [video(), fresh], PROMPT, {"8", "9"}) == {"9"}
-    known.note_unfinished("unheard", PROMPT, [video("7", "c.mp4").output], None)
-    assert known.others("unheard", [video("7", "c.mp4")], PROMPT, {"7"}) == {"7"}
+    known.record_unfinished("failed", PROMPT, [video().output, fresh.output], ["9"])
+    assert known.foreign_nodes("failed", [video(), fresh], PROMPT, {"8", "9"}) == {"9"}
+    known.record_unfinished("unheard", PROMPT, [video("7", "c.mp4").output], None)
+    assert known.foreign_nodes("unheard", [video("7", "c.mp4")], PROMPT, {"7"}) == {"7"}
 
 
-def test_files_of_nodes_that_others_expanded_into_are_told_apart_by_what_is_known():
+def test_files_of_nodes_that_others_expanded_into_are_told_apart_by_what_is_writers():
     inner, prompt = video("9.0.0.1"), PROMPT
-    earlier = perhaps_earlier([inner.output], prompt, set())
+    earlier = nodes_from_cache([inner.output], prompt, set())
     assert earlier == {"9.0.0.1"}
     known = CachedFiles()
-    assert known.others("me", [inner], prompt, earlier) == set()
-    assert CachedFiles(shared=True).others("me", [inner], prompt, earlier) == {"9.0.0.1"}
-    known.note("me", prompt, [inner.output], earlier)
-    assert known.others("another", [inner], prompt, earlier) == {"9.0.0.1"}
-    assert known.unnamed(prompt, [inner.output], {"9"}) == set()
-    assert known.unnamed(prompt, [], {"9"}) == {"9"}
-    assert known.unnamed(prompt, [], {"1"}) == set()
+    assert known.foreign_nodes("me", [inner], prompt, earlier) == set()
+    assert CachedFiles(shared=True).foreign_nodes("me", [inner], prompt, earlier) == {"9.0.0.1"}
+    known.record("me", prompt, [inner.output], earlier)
+    assert known.foreign_nodes("another", [inner], prompt, earlier) == {"9.0.0.1"}
+    assert known.unlisted(prompt, [inner.output], {"9"}) == set()
+    assert known.unlisted(prompt, [], {"9"}) == {"9"}
+    assert known.unlisted(prompt, [], {"1"}) == set()
 
 
 def test_only_so_many_files_are_remembered(monkeypatch):
     monkeypatch.setattr(authors, "MOST_FILES", 2)
     known = CachedFiles()
     for name in ("a.mp4", "b.mp4", "c.mp4"):
-        known.note("me", PROMPT, [video(name=name).output], set())
-    assert known.others("me", [video(name="a.mp4")], PROMPT, {"9"}) == {"9"}
-    assert known.others("me", [video(name="b.mp4"), video(name="c.mp4")], PROMPT, {"9"}) == set()
+        known.record("me", PROMPT, [video(name=name).output], set())
+    assert known.foreign_nodes("me", [video(name="a.mp4")], PROMPT, {"9"}) == {"9"}
+    assert known.foreign_nodes("me", [video(name="b.mp4"), video(name="c.mp4")], PROMPT, {"9"}) == set()

@@ -39,7 +39,7 @@ async def heard_after(frames, listener):
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     api = ComfyApi(f"http://127.0.0.1:{runner.addresses[0][1]}", "me")
-    with api.heard_by(hear):
+    with api.subscribed(hear):
         api.follow_events()
         await asyncio.wait_for(done.wait(), 20)
     await api.close()
@@ -58,7 +58,7 @@ def test_an_event_that_the_listener_cannot_take_is_logged_and_the_next_one_heard
 
     heard = asyncio.run(heard_after(['{"type": "bad", "data": {}}'], listener))
     assert heard == ["worker.socket_open", "bad", "good"]
-    assert "could not be taken in (bad)" in caplog.text
+    assert "cannot process an event of ComfyUI (bad)" in caplog.text
 
 
 def test_answers_that_are_no_json_objects_say_nothing():
@@ -74,7 +74,7 @@ def test_answers_that_are_no_json_objects_say_nothing():
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         api = ComfyApi(f"http://127.0.0.1:{runner.addresses[0][1]}", "me")
-        said = await api.system_stats(), await api.history("a"), await api.knows("a"), await api.object_info("A")
+        said = await api.system_stats(), await api.history("a"), await api.has_prompt("a"), await api.object_info("A")
         await runner.cleanup()
         with pytest.raises(NoAnswerError):
             await api.system_stats()

@@ -33,7 +33,7 @@ def ended(code: str) -> ComfyProcess:
 def test_the_last_lines_are_kept_and_the_progress_bar_is_not():
     process = ended("import sys; print('a\\nb'); sys.stderr.write('10%\\r20%\\r'); print('c')")
     assert process.last_lines(2) == ["b", "c"]
-    assert process.how_it_ended() == "exit code 0"
+    assert process.describe_exit() == "exit code 0"
 
 
 def test_a_traceback_on_the_way_out_is_not_lost():
@@ -44,14 +44,14 @@ def test_a_traceback_on_the_way_out_is_not_lost():
 
 def test_a_kill_is_told_by_its_name():
     process = ended("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-    assert process.how_it_ended() == "killed by SIGKILL (often: out of memory)"
+    assert process.describe_exit() == "killed by SIGKILL (often: out of memory)"
 
 
 def test_one_that_cannot_start_says_so():
     done = threading.Event()
     process = ComfyProcess(["/nonexistent/python"], HERE, lambda _: done.set())
     assert done.wait(10)
-    assert "exit code" in process.how_it_ended() or "could not be started" in process.how_it_ended()
+    assert "exit code" in process.describe_exit() or "could not be started" in process.describe_exit()
 
 
 @pytest.mark.parametrize("stubborn", [False, True])

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from worker.results.png_text import NotPngError, read_texts, replace_texts, stale_texts
+from worker.results.png_text import NotPngError, read_texts, replace_texts, texts_to_write
 
 PROMPT = {"1": {"class_type": "EmptyImage", "inputs": {}}}
 
@@ -57,10 +57,10 @@ def test_only_another_jobs_texts_are_stale():
     carried = {"1": {**PROMPT["1"], "is_changed": ["x"]}}
     own = png({"prompt": json.dumps(carried), "workflow": '{"a": 1}'})
     own = replace_texts(own, {"prompt": json.dumps(carried), "workflow": '{"a": 1}'})
-    assert stale_texts(own, {"prompt": PROMPT, "workflow": {"a": 1}}) is None
-    assert stale_texts(own, {"prompt": PROMPT}) == {"prompt": json.dumps(PROMPT)}
-    assert stale_texts(own, {"prompt": PROMPT, "workflow": {"b": 2}}) is not None
-    assert stale_texts(replace_texts(own, {}), {"prompt": PROMPT}) is None  # --disable-metadata
+    assert texts_to_write(own, {"prompt": PROMPT, "workflow": {"a": 1}}) is None
+    assert texts_to_write(own, {"prompt": PROMPT}) == {"prompt": json.dumps(PROMPT)}
+    assert texts_to_write(own, {"prompt": PROMPT, "workflow": {"b": 2}}) is not None
+    assert texts_to_write(replace_texts(own, {}), {"prompt": PROMPT}) is None  # --disable-metadata
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a", png({})[:-20], png({})[:30]])

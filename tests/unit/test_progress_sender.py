@@ -40,10 +40,10 @@ def test_a_local_run_draws_its_steps_on_a_terminal_only(monkeypatch, terminal, d
     async def run():
         sender = ProgressSender("id", {"3": {"class_type": "K", "inputs": {"steps": 2}}}, environ={})
         async with sender as progress:
-            progress.event({"type": "execution_start", "data": {}})
+            progress.on_event({"type": "execution_start", "data": {}})
             await _turns()
-            progress.event({"type": "progress_state", "data": {"nodes": state}})
-            progress.event({"type": "progress", "data": {"node": "3", "value": 1, "max": 2}})
+            progress.on_event({"type": "progress_state", "data": {"nodes": state}})
+            progress.on_event({"type": "progress", "data": {"node": "3", "value": 1, "max": 2}})
             await _turns()
 
     asyncio.run(run())

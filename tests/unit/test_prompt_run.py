@@ -7,24 +7,24 @@ from typing import Any
 import pytest
 
 from worker.comfyui.history import cached_nodes
-from worker.comfyui.run import Run
+from worker.comfyui.run import PromptRun
 
 
-def run_that_heard(*events: tuple[str, dict[str, Any]]) -> Run:
-    run = Run(deadline=0.0, generation=1)
+def run_that_heard(*events: tuple[str, dict[str, Any]]) -> PromptRun:
+    run = PromptRun(deadline=0.0, generation=1)
     for kind, data in events:
-        run.hear({"type": kind, "data": {"prompt_id": run.prompt_id, **data}})
+        run.on_event({"type": kind, "data": {"prompt_id": run.prompt_id, **data}})
     return run
 
 
 def test_the_nodes_that_did_not_run_are_those_that_the_event_names():
-    assert run_that_heard(("execution_cached", {"nodes": ["1", 2]})).heard_cached == {"1", "2"}
-    assert run_that_heard(("execution_cached", {"nodes": []})).heard_cached == frozenset()
+    assert run_that_heard(("execution_cached", {"nodes": ["1", 2]})).cached_by_events == {"1", "2"}
+    assert run_that_heard(("execution_cached", {"nodes": []})).cached_by_events == frozenset()
 
 
 @pytest.mark.parametrize("events", [(), (("execution_cached", {}),), (("execution_cached", {"nodes": 5}),)])
 def test_without_a_word_that_can_be_read_nothing_is_known_of_the_cache(events):
-    assert run_that_heard(*events).heard_cached is None
+    assert run_that_heard(*events).cached_by_events is None
 
 
 @pytest.mark.parametrize("heard", [True, False])
@@ -36,5 +36,5 @@ def test_the_history_made_of_events_tells_what_was_cached_only_where_it_was_hear
 
 def test_another_submission_forgets_what_the_first_one_heard():
     run = run_that_heard(("execution_cached", {"nodes": ["1"]}), ("executed", {"node": "1", "output": {}}))
-    run.begin_anew()
-    assert (run.heard_cached, run.outputs, run.ending) == (None, {}, None)
+    run.begin_rerun()
+    assert (run.cached_by_events, run.outputs, run.final_event) == (None, {}, None)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.comfyui.validation_errors import lists_left_out, validation_error
+from worker.comfyui.validation_errors import omitted_lists, validation_error
 from worker.errors import Code
 
 RECORDINGS = Path(__file__).parents[1] / "protocol" / "recordings"
@@ -64,7 +64,7 @@ def test_a_list_too_long_to_be_sent_is_asked_for():
     extra = {"input_name": "lora_name", "input_config": None, "received_value": "styel.safetensors"}
     node = {"errors": [{"type": "value_not_in_list", "extra_info": extra}], "class_type": "LoraLoader"}
     body = {"error": {"type": "x"}, "node_errors": {"3": node}}
-    assert lists_left_out(body) == [("LoraLoader", "lora_name")]
+    assert omitted_lists(body) == [("LoraLoader", "lora_name")]
     there = [*(f"other{n}.safetensors" for n in range(30)), "style.safetensors"]
     error = validation_error(400, body, None, {("LoraLoader", "lora_name"): there})
     assert error is not None
@@ -118,6 +118,6 @@ ODD = (
 @pytest.mark.parametrize("node", ODD)
 def test_odd_node_errors_are_still_a_refusal(node):
     body = {"node_errors": {"1": node}}
-    assert lists_left_out(body) == []
+    assert omitted_lists(body) == []
     assert validation_error(400, body, None, no_options).code is Code.PROMPT_INVALID
     assert validation_error(200, body, ["9"], no_options) is None

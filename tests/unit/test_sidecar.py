@@ -1,4 +1,4 @@
-"""How an image was made is read back from its graph, as far as the graph tells it."""
+"""How an image was info is read back from its graph, as far as the graph tells it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.support.prompts import node, sampler_prompt
-from worker.results.metadata import RunInfo, metadata, parameters, png_size, recipe
+from worker.results.metadata import RunInfo, generation_info, image_metadata, parameters_text, png_size
 
 SHA = "ab" * 32
 MODELS = [
@@ -31,12 +31,12 @@ def with_lora() -> dict:
 
 
 def test_the_text_that_civitai_reads():
-    made = recipe(with_lora(), "9")
+    info = generation_info(with_lora(), "9")
     hashes = json.dumps({"model": "ab" * 5, "lora:style": "cd" * 5})
     resources = json.dumps(
         [{"type": "checkpoint", "modelVersionId": 11}, {"type": "lora", "weight": 0.8, "modelVersionId": 21}]
     )
-    assert parameters(made, RunInfo(MODELS), (64, 48)) == (
+    assert parameters_text(info, RunInfo(MODELS), (64, 48)) == (
         "a cat\nNegative prompt: bad\n"
         "Steps: 20, Sampler: DPM++ 2M Karras, CFG scale: 7.5, Seed: 1, Size: 64x48, "
         f"Model hash: {'ab' * 5}, Model: Model One, Hashes: {hashes}, Civitai resources: {resources}, Version: ComfyUI"
@@ -45,7 +45,9 @@ def test_the_text_that_civitai_reads():
 
 def test_the_object_for_programs():
     prompt = with_lora()
-    found = metadata(recipe(prompt, "9"), prompt, "9", RunInfo(MODELS, {"run_s": 1.5}, {"comfyui": "1"}), None)
+    found = image_metadata(
+        generation_info(prompt, "9"), prompt, "9", RunInfo(MODELS, {"run_s": 1.5}, {"comfyui": "1"}), None
+    )
     assert (found["positive"], found["negative"], found["seed"], found["seeds"]) == ("a cat", "bad", 1, [1])
     assert (found["steps"], found["cfg"], found["sampler"], found["width"]) == (20, 7.5, "dpmpp_2m", 64)
     assert found["prompt"] == prompt
@@ -68,9 +70,9 @@ def test_a_second_pass_does_not_hide_what_began_the_image():
         "inputs": {**prompt["3"]["inputs"], "seed": 2, "denoise": 0.4, "latent_image": ["3", 0]},
     }
     prompt["8"]["inputs"]["samples"] = ["20", 0]
-    made = recipe(prompt, "9")
-    assert [each["seed"] for each in made.samplers] == [1, 2]
-    assert made.main["denoise"] == 1.0
+    info = generation_info(prompt, "9")
+    assert [each["seed"] for each in info.samplers] == [1, 2]
+    assert info.main["denoise"] == 1.0
 
 
 def test_values_and_texts_from_other_nodes_and_both_sides_of_a_controlnet():
@@ -80,8 +82,8 @@ def test_values_and_texts_from_other_nodes_and_both_sides_of_a_controlnet():
     prompt["32"] = node("ControlNetApplyAdvanced", positive=["6", 0], negative=["7", 0], strength=1.0)
     prompt["3"]["inputs"].update(seed=["30", 0], positive=["32", 0], negative=["32", 1])
     prompt["6"]["inputs"]["text"] = ["31", 0]
-    made = recipe(prompt, "9")
-    assert (made.main["seed"], made.positive, made.negative) == (77, "from afar", "bad")
+    info = generation_info(prompt, "9")
+    assert (info.main["seed"], info.positive, info.negative) == (77, "from afar", "bad")
 
 
 def test_a_flux_graph_with_its_helpers():
@@ -100,8 +102,8 @@ def test_a_flux_graph_with_its_helpers():
         ),
         "10": node("SaveImage", images=["9", 0]),
     }  # fmt: skip
-    made = recipe(prompt, "10")
-    assert made.main == {
+    info = generation_info(prompt, "10")
+    assert info.main == {
         "node_id": "9",
         "seed": 5,
         "steps": 4,
@@ -109,8 +111,8 @@ def test_a_flux_graph_with_its_helpers():
         "scheduler": "simple",
         "denoise": 1.0,
     }
-    assert (made.positive, made.size) == ("short, a long text", (1024, 768))
-    assert made.models == [{"name": "flux.safetensors", "folder": "diffusion_models"}]
+    assert (info.positive, info.size) == ("short, a long text", (1024, 768))
+    assert info.models == [{"name": "flux.safetensors", "folder": "diffusion_models"}]
 
 
 @pytest.mark.parametrize(
@@ -125,9 +127,9 @@ def test_a_flux_graph_with_its_helpers():
     ],
 )
 def test_any_graph_is_survived(prompt):
-    made = recipe(prompt, "9")
-    assert isinstance(metadata(made, prompt, "9", RunInfo(), None), dict)
-    assert "Version: ComfyUI" in parameters(made, RunInfo(), None)
+    info = generation_info(prompt, "9")
+    assert isinstance(image_metadata(info, prompt, "9", RunInfo(), None), dict)
+    assert "Version: ComfyUI" in parameters_text(info, RunInfo(), None)
 
 
 def test_the_size_is_read_from_the_file():

@@ -69,9 +69,9 @@ def made(outputs: list[dict], find, *, with_previews: bool = True, wanted: int =
             if len(found) >= wanted:
                 enough.set()
 
-        progress.thumbnail = give
+        progress.add_thumbnail = give
         async with Thumbnails(progress, find) as under_test:
-            under_test.executed({"node": "9.0.0", "display_node": "9", "output": {"images": outputs}})
+            under_test.on_executed({"node": "9.0.0", "display_node": "9", "output": {"images": outputs}})
             if wanted:
                 await asyncio.wait_for(enough.wait(), 20)
         return found

@@ -1,4 +1,4 @@
-"""ComfyUI's HTTP and websocket, as the worker uses them: one kept-alive session and one socket across all jobs."""
+"""Client of ComfyUI's HTTP API and websocket: one kept-alive session and one socket across all jobs."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ import aiohttp
 CONNECT_TIMEOUT_S = 3.0
 SLOWEST_UPLOAD_BYTES_S = 1 << 20
 ANSWER_TIMEOUT_S = 30.0  # ComfyUI answers from its event loop, which a custom node can block for long
-QUICK_TIMEOUT_S = 5.0  # for what is asked again anyway
-PREVIEW_WITH_METADATA = 4  # of ComfyUI's binary frame kinds; the older kind 1 does not say whose preview it is
+QUICK_TIMEOUT_S = 5.0  # of requests that are repeated anyway
+PREVIEW_WITH_METADATA = 4  # of ComfyUI's binary frame kinds; the older kind 1 does not name its prompt
 RECONNECT_DELAYS_S = (0.05, 0.1, 0.2, 0.5)
 SOCKET_OPEN = "worker.socket_open"
-"""Type of the event this module adds when the socket is (again) connected: what happened meanwhile was not seen."""
+"""Type of the event this module adds when the socket is (again) connected: events before it may be lost."""
 
 PREVIEW = "worker.preview"
-"""Type of the event made of a binary preview frame: ``image`` (JPEG bytes), ``node`` and ``prompt_id`` where told."""
+"""Type of the event made of a binary preview frame: ``image`` (JPEG bytes), ``node`` and ``prompt_id`` if known."""
 
 Event = dict[str, Any]
 
@@ -36,11 +36,11 @@ class NoAnswerError(Exception):
 
 
 class ComfyApi:
-    """Every method that asks ComfyUI raises :class:`NoAnswerError` when it does not answer.
+    """Client of one ComfyUI. Its requests raise :class:`NoAnswerError` when ComfyUI does not answer.
 
     Args:
         url: ComfyUI's http address.
-        client_id: under which ComfyUI sends its events; the same over reconnects.
+        client_id: addressee of ComfyUI's events; the same over reconnects.
     """
 
     def __init__(self, url: str, client_id: str) -> None:
@@ -49,7 +49,7 @@ class ComfyApi:
         self._socket_url = f"ws{url.removeprefix('http')}/ws?clientId={client_id}"
         self._session: aiohttp.ClientSession | None = None
         self._owner: asyncio.Task[None] | None = None
-        self._listener: Callable[[Event], None] = _nobody
+        self._listener: Callable[[Event], None] = _ignore
         self._connected = asyncio.Event()
 
     # ------------------------------------------------------------------ events
@@ -60,16 +60,16 @@ class ComfyApi:
             self._owner = asyncio.create_task(self._stay_connected())
 
     @contextlib.contextmanager
-    def heard_by(self, listener: Callable[[Event], None]) -> Iterator[None]:
-        """Hand each event to ``listener`` for the length of a block."""
+    def subscribed(self, listener: Callable[[Event], None]) -> Iterator[None]:
+        """Pass each event to ``listener`` inside a ``with`` block."""
         self._listener = listener
         try:
             yield
         finally:
-            self._listener = _nobody
+            self._listener = _ignore
 
     async def connected(self, timeout_s: float) -> bool:
-        """Wait until the websocket is open; False when it is not by then (jobs work without it, only slower)."""
+        """Wait until the websocket is open. Return False if it is not by then; jobs work without it, only slower."""
         if not self._connected.is_set():
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._connected.wait(), timeout_s)
@@ -88,7 +88,7 @@ class ComfyApi:
         try:
             while True:
                 try:
-                    await self._read_until_it_drops()
+                    await self._read_until_closed()
                     failures = 0
                 except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
                     log.debug("ComfyUI's websocket: %s", error)
@@ -97,31 +97,31 @@ class ComfyApi:
                 await asyncio.sleep(RECONNECT_DELAYS_S[min(failures, len(RECONNECT_DELAYS_S) - 1)])
         finally:
             if self._session:
-                await self._session.close()  # the loop ends: nobody else will
+                await self._session.close()  # the loop ends: no other code will
 
-    async def _read_until_it_drops(self) -> None:
+    async def _read_until_closed(self) -> None:
         connecting = self._open_session().ws_connect(self._socket_url, max_msg_size=0)
         socket = await asyncio.wait_for(connecting, CONNECT_TIMEOUT_S)
         async with socket:
             await socket.send_json({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
             self._connected.set()
-            self._tell({"type": SOCKET_OPEN, "data": {}})
+            self._dispatch({"type": SOCKET_OPEN, "data": {}})
             async for message in socket:
                 parse = _PARSERS.get(message.type)
                 if parse and (event := parse(message.data)):
-                    self._tell(event)
+                    self._dispatch(event)
 
-    def _tell(self, event: Event) -> None:
-        """Whatever one event does to the listener, it hears the next: one that is not heard may cost a job minutes."""
+    def _dispatch(self, event: Event) -> None:
+        """Log a listener's exception and keep delivering: a lost event can stall a job for minutes."""
         try:
             self._listener(event)
         except Exception:
-            log.exception("one of ComfyUI's events could not be taken in (%.40s)", event["type"])
+            log.exception("cannot process an event of ComfyUI (%.40s)", event["type"])
 
-    # ------------------------------------------------------------------ questions and orders
+    # ------------------------------------------------------------------ requests
 
     async def is_up(self) -> bool:
-        """Whether it answers; a ComfyUI that still starts does not."""
+        """Return True if it answers; a ComfyUI that is still starting does not."""
         try:
             status, _ = await self._call("GET", "/system_stats", timeout_s=QUICK_TIMEOUT_S)
         except NoAnswerError:
@@ -129,47 +129,47 @@ class ComfyApi:
         return status == 200
 
     async def system_stats(self) -> dict[str, Any]:
-        """Versions, devices and memory, as ComfyUI reports them."""
+        """Return versions, devices and memory, as ComfyUI reports them."""
         return _json((await self._call("GET", "/system_stats"))[1])
 
     async def submit(self, body: dict[str, Any], patience_s: float) -> tuple[int, dict[str, Any]]:
-        """POST /prompt; the status and the body, whichever they are."""
+        """POST /prompt. Return the status and the body, also of a refusal."""
         status, answer = await self._call("POST", "/prompt", body, patience_s)
         return status, _json(answer)
 
     async def history(self, prompt_id: str) -> dict[str, Any] | None:
-        """What became of a prompt; None while it has not ended (or is not known)."""
+        """Return a prompt's history entry; None if it has not ended or ComfyUI does not have it."""
         _, answer = await self._call("GET", f"/history/{quote(prompt_id)}", timeout_s=QUICK_TIMEOUT_S)
         entry = _json(answer).get(prompt_id)
         return entry if isinstance(entry, dict) else None
 
     async def is_queued(self, prompt_id: str) -> bool:
-        """Whether a prompt waits or runs."""
+        """Return True if a prompt waits or runs."""
         queue = _json((await self._call("GET", "/queue", timeout_s=QUICK_TIMEOUT_S))[1])
         items = [*(queue.get("queue_running") or ()), *(queue.get("queue_pending") or ())]
         return any(item[1] == prompt_id for item in items)
 
-    async def knows(self, prompt_id: str) -> bool:
-        """Whether a prompt waits, runs or has ended here."""
+    async def has_prompt(self, prompt_id: str) -> bool:
+        """Return True if a prompt waits, runs or has ended in this ComfyUI."""
         return await self.is_queued(prompt_id) or await self.history(prompt_id) is not None
 
     async def interrupt(self, prompt_id: str) -> None:
-        """Take a prompt out of the queue, and stop it when it runs; other prompts are left alone."""
+        """Remove a prompt from the queue, and stop it if it runs. Other prompts go on."""
         await self._call("POST", "/queue", {"delete": [prompt_id]}, QUICK_TIMEOUT_S)
         await self._call("POST", "/interrupt", {"prompt_id": prompt_id}, QUICK_TIMEOUT_S)
 
     async def free(self, *, unload_models: bool) -> None:
-        """Drop ComfyUI's execution cache and, when asked, the models it holds in memory."""
+        """Clear ComfyUI's execution cache and, with ``unload_models``, its models in memory."""
         await self._call("POST", "/free", {"unload_models": unload_models, "free_memory": True})
 
     async def object_info(self, class_type: str) -> dict[str, Any]:
-        """The inputs of one node class; an empty object when this ComfyUI does not have it."""
+        """Return the inputs of one node class; an empty object if this ComfyUI does not have it."""
         _, answer = await self._call("GET", f"/object_info/{quote(class_type, safe='')}")
         info = _json(answer).get(class_type, {})
         return info if isinstance(info, dict) else {}
 
     async def upload(self, name: str, path: Path) -> int:
-        """Put a file into the input folder, replacing one of that name, as it is read; ComfyUI's status."""
+        """Stream a file into the input folder, replacing one of that name. Return ComfyUI's status."""
         subfolder, _, filename = name.rpartition("/")
         form = aiohttp.FormData({"overwrite": "true", "subfolder": subfolder, "type": "input"})
         with await asyncio.to_thread(path.open, "rb") as file:
@@ -178,7 +178,7 @@ class ComfyApi:
             return (await self._call("POST", "/upload/image", form, timeout_s))[0]
 
     async def view(self, filename: str, subfolder: str, kind: str) -> bytes | None:
-        """The bytes of an output; None when it is not there."""
+        """Return the bytes of an output; None if it is gone."""
         query = {"filename": filename, "subfolder": subfolder, "type": kind}
         status, data = await self._call("GET", "/view", params=query)
         return data if status == 200 else None
@@ -229,7 +229,7 @@ def _parse(frame: str) -> Event | None:
 
 
 def _parse_preview(frame: bytes) -> Event | None:
-    """A preview with its metadata: kind 4, length of the metadata, metadata, image (ComfyUI: server.py)."""
+    """Parse a preview frame: kind 4, length of the metadata, metadata, image (ComfyUI: server.py)."""
     kind, length = int.from_bytes(frame[:4], "big"), int.from_bytes(frame[4:8], "big")
     if kind != PREVIEW_WITH_METADATA or (metadata := _parse_metadata(frame[8 : 8 + length])) is None:
         return None
@@ -253,5 +253,5 @@ _PARSERS: dict[aiohttp.WSMsgType, Callable[[Any], Event | None]] = {
 }
 
 
-def _nobody(event: Event) -> None:
+def _ignore(event: Event) -> None:
     del event

@@ -1,4 +1,4 @@
-"""Tells ComfyUI where the models are when they are not in its own ``models/`` (MODELS_DIR, a network volume)."""
+"""ComfyUI's configuration for models outside its own ``models/`` (MODELS_DIR, a network volume)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ OTHER_FOLDERS = (
     "style_models",
     "vae_approx",
 )
-"""ComfyUI's further folders: this worker leaves them alone, but what lies there must be found."""
+"""ComfyUI's further folders: this worker never writes to them, but ComfyUI must find the models in them."""
 
 OLD_NAMES = {"text_encoders": "clip", "diffusion_models": "unet"}
-"""ComfyUI reads both names of these two folders, and volumes filled by older versions have the old one."""
+"""ComfyUI reads both names of these folders; volumes filled by older versions have the old ones."""
 
 
 def extra_model_paths(models_dir: Path) -> str:
-    """The text of an ``extra_model_paths.yaml`` that adds every model folder of ``models_dir``, searched first."""
+    """Return the text of an ``extra_model_paths.yaml`` that puts every folder of ``models_dir`` first in the search."""
     lines = ["worker:", f"  base_path: {_quoted(models_dir)}", "  is_default: true"]
     for folder in sorted((*MANAGED_FOLDERS, *OTHER_FOLDERS)):
         if folder in OLD_NAMES:

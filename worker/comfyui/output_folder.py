@@ -1,8 +1,8 @@
 """The worker's own output folder: read safely, and kept within a budget so that a warm worker's disk does not fill.
 
-It is a folder of the worker's, not the checkout's ``output/``: what a person saved there before is never touched.
-Files stay after they were returned, because a prompt that ComfyUI answers from its cache names the files of an earlier
-job; the least recently returned go when the folder passes its budget.
+It is a folder of its own, not the checkout's ``output/``: files that a person saved there are never touched. Files stay
+after they were returned, because a prompt that ComfyUI answers from its cache names the files of an earlier job. When
+the folder passes its budget, the least recently returned are deleted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from worker.results.outputs import Output
 
 BUDGET_BYTES = 1 << 30  # a few hundred large PNGs; far below the smallest container disk RunPod offers (5 GB)
-KEPT_SHARE = 0.8  # what a clean-up leaves, so that the next job does not start another one
+KEPT_SHARE = 0.8  # of the budget, left by a clean-up, so that the next job does not start another one
 PREFIX = "comfy-worker-"
 
 
@@ -26,7 +26,7 @@ class OutputFolder:
     """``output/`` and ``temp/`` of one worker process, removed when it ends."""
 
     def __init__(self, budget_bytes: int = BUDGET_BYTES) -> None:
-        _remove_those_of_dead_workers()
+        _remove_dead_workers_folders()
         self.root = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")).resolve()
         self._budget = budget_bytes
         self._returned_since_sweep = 0
@@ -34,11 +34,11 @@ class OutputFolder:
 
     @property
     def flags(self) -> list[str]:
-        """ComfyUI's flags that make it write here (it puts ``temp`` under the temp directory itself)."""
+        """ComfyUI's flags for writing here; it adds ``temp`` to the temp directory itself."""
         return ["--output-directory", str(self.root / "output"), "--temp-directory", str(self.root)]
 
     def find(self, output: Output) -> Path | None:
-        """Where an output lies; None when it is gone or lies elsewhere (a node may write where it likes)."""
+        """Return the path of an output; None if it is gone or outside the folder (a node may write anywhere)."""
         path = self._path(output)
         if path is None:
             return None
@@ -54,11 +54,11 @@ class OutputFolder:
 
     @property
     def is_sweep_due(self) -> bool:
-        """Whether enough was returned since the last look for the folder to be full now."""
+        """True once enough was returned since the last sweep for the folder to be full."""
         return self._returned_since_sweep >= self._budget * (1 - KEPT_SHARE)
 
     def sweep(self, spare: Collection[Path] = ()) -> None:
-        """Delete the least recently returned files when the folder has passed its budget, but none of ``spare``."""
+        """Delete the least recently returned files if the folder has passed its budget, but none of ``spare``."""
         if not self.is_sweep_due:
             return
         self._returned_since_sweep = 0
@@ -98,8 +98,8 @@ def _files(root: Path) -> list[tuple[Path, os.stat_result]]:
     return found
 
 
-def _remove_those_of_dead_workers() -> None:
-    """A worker killed with -9 could not clean up; a pid that runs again only delays the removal."""
+def _remove_dead_workers_folders() -> None:
+    """Delete the folders of workers killed with -9. A reused process id only delays the removal."""
     for left_over in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         pid = left_over.name.removeprefix(PREFIX).partition("-")[0]
         if pid.isdigit() and not _runs(int(pid)) and left_over.stat().st_uid == os.getuid():

@@ -1,4 +1,4 @@
-"""The ComfyUI child process: started in a group of its own, its log kept, its end noticed, nothing of it left over."""
+"""The ComfyUI child process, in a group of its own: its log is kept, its exit noticed, no descendant is left over."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from pathlib import Path
 
 LOG_LINES_KEPT = 200
 TERMINATE_GRACE_S = 5.0  # an idle ComfyUI ends within a second; a running step is not worth waiting for
-KILL_GRACE_S = 10.0  # the kernel takes seconds to take a process apart that holds tens of gigabytes
-DRAIN_S = 2.0  # after its death, for the pipe's last lines: the traceback is the best error message there is
+KILL_GRACE_S = 10.0  # the kernel takes seconds to free a process with tens of gigabytes
+DRAIN_S = 2.0  # after its exit, for the pipe's last lines: the traceback is the best error message
 
 comfyui_log = logging.getLogger("comfyui")
 
 
 class ComfyProcess:
-    """One run of ComfyUI, from its start to its end; start another for another run.
+    """One run of ComfyUI, from its start to its exit.
 
     Args:
         argv: the whole command line.
         cwd: where it runs.
-        on_exit: called once, from a thread of this object, when the process has ended for whatever reason.
+        on_exit: called once, from a thread of this object, when the process has ended or could not be started.
     """
 
     def __init__(self, argv: Sequence[str], cwd: Path, on_exit: Callable[[ComfyProcess], None]) -> None:
-        self._argv = _tied_to_this_process(argv)
+        self._argv = _with_parent_death_signal(argv)
         self._cwd = cwd
         self._on_exit = on_exit
         self._tail: deque[str] = deque(maxlen=LOG_LINES_KEPT)
@@ -42,21 +42,21 @@ class ComfyProcess:
         self._spawn_error: OSError | None = None
         # The thread that forks also waits for the child: the kernel sends the child its "parent died" signal when the
         # forking *thread* ends (prctl(2), PR_SET_PDEATHSIG), so that thread has to outlive the child.
-        threading.Thread(target=self._live, name="comfyui", daemon=True).start()
+        threading.Thread(target=self._run_child, name="comfyui", daemon=True).start()
         self._spawned.wait()
 
     @property
     def pid(self) -> int | None:
-        """The process id; None when it could not even be started."""
+        """The process id; None if it could not be started."""
         return self._child.pid if self._child else None
 
     @property
     def exit_code(self) -> int | None:
-        """Exit status, negative for the signal that killed it; None while it runs or when it never started."""
+        """Exit status, negative for the signal that killed it; None while it runs or if it never started."""
         return self._child.poll() if self._child else None
 
-    def how_it_ended(self) -> str:
-        """The end in words: ``exit code 1``, ``killed by SIGKILL (often: out of memory)``."""
+    def describe_exit(self) -> str:
+        """Return the end in words: ``exit code 1``, ``killed by SIGKILL (often: out of memory)``."""
         if self._spawn_error:
             return f"could not be started: {self._spawn_error}"
         code = self.exit_code
@@ -66,18 +66,18 @@ class ComfyProcess:
         return f"killed by {name}" + (" (often: out of memory)" if -code == signal.SIGKILL else "")
 
     def last_lines(self, count: int = 20) -> list[str]:
-        """The newest lines of its log, oldest first."""
+        """Return the newest lines of its log, oldest first."""
         return list(self._tail)[-count:]
 
     def stop(self) -> bool:
-        """Ask, wait, kill, wait; True when it is gone. Safe to call twice."""
+        """Terminate it, then kill it if need be. Return True if it is gone. Safe to call twice."""
         self._signal_group(signal.SIGTERM)
         if not self._ended.wait(TERMINATE_GRACE_S):
             self.kill()
         return self._ended.wait(KILL_GRACE_S)
 
     def kill(self) -> None:
-        """End it and everything it started, now."""
+        """Kill it and every process of its group."""
         self._signal_group(signal.SIGKILL)
 
     def _signal_group(self, which: signal.Signals) -> None:
@@ -85,7 +85,7 @@ class ComfyProcess:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._child.pid, which)
 
-    def _live(self) -> None:
+    def _run_child(self) -> None:
         try:
             self._child = subprocess.Popen(
                 self._argv,
@@ -104,7 +104,7 @@ class ComfyProcess:
             pump.start()
             self._child.wait()
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._child.pid, signal.SIGKILL)  # what it started must not outlive it
+                os.killpg(self._child.pid, signal.SIGKILL)  # its children must not outlive it
             pump.join(DRAIN_S)
         self._ended.set()
         self._on_exit(self)
@@ -116,10 +116,10 @@ class ComfyProcess:
             while chunk := os.read(pipe.fileno(), 65536):
                 *lines, pending = re.split(rb"(?<=[\r\n])", pending + chunk)
                 for line in lines:
-                    self._take_line(line)
-        self._take_line(pending)
+                    self._log_line(line)
+        self._log_line(pending)
 
-    def _take_line(self, raw: bytes) -> None:
+    def _log_line(self, raw: bytes) -> None:
         line = raw.decode("utf-8", "replace").rstrip()
         if not line:
             return
@@ -129,10 +129,10 @@ class ComfyProcess:
         comfyui_log.log(logging.DEBUG if is_bar_update else logging.INFO, "%s", line)
 
 
-def _tied_to_this_process(argv: Sequence[str]) -> list[str]:
-    """The command line under ``setpriv --pdeathsig`` (util-linux): a worker killed with -9 takes its ComfyUI along.
+def _with_parent_death_signal(argv: Sequence[str]) -> list[str]:
+    """Return the command line under ``setpriv --pdeathsig`` (util-linux), which kills it with this process.
 
-    The shell looks whether the worker lived until the tie was made, and becomes the command only then.
+    The signal is set after the fork: the shell checks that this process still lives, and only then runs the command.
     """
     setpriv = shutil.which("setpriv")
     if not setpriv:

@@ -1,7 +1,7 @@
-"""What a job has come to so far, as ``/status`` shows it while the job runs. Knows no network; see progress_sender.py.
+"""A job's progress, as ``/status`` shows it while the job runs. Uses no network; see runpod_sdk/progress_sender.py.
 
-ComfyUI's events come faster than anybody reads them. They are gathered here; :meth:`JobProgress.take` gives what has
-changed since it was last taken.
+ComfyUI's events come faster than anybody reads them. They are gathered here; :meth:`JobProgress.pop_update` returns the
+changes since its last call.
 """
 
 from __future__ import annotations
@@ -14,30 +14,28 @@ from typing import Any
 from worker.comfyui.api import PREVIEW, Event
 from worker.sites.types import FileProgress
 
-PREVIEW_LIMIT_BYTES = (
-    64 * 1024
-)  # a latent preview of 256 pixels has about 10 KB; a larger one would cost more than it shows
+PREVIEW_LIMIT_BYTES = 64 * 1024  # a latent preview of 256 pixels has about 10 KB; larger ones cost more than they show
 THUMBNAILS_LIMIT_CHARS = 4 * PREVIEW_LIMIT_BYTES  # of one update, in base64
-THUMBNAIL_TAKES = 2  # a platform shows only the newest update: one who polls might miss what is in just one of them
+THUMBNAIL_UPDATES = 2  # a platform shows only the newest update: a caller who polls may miss one of them
 
 Update = dict[str, Any]
 
 
 @dataclass
 class _Thumbnail:
-    """A picture that waits to be given, and how often it still is."""
+    """A thumbnail, and how many updates will still carry it."""
 
     entry: Update
-    takes: int = THUMBNAIL_TAKES
+    updates_left: int = THUMBNAIL_UPDATES
 
 
 class JobProgress:
     """Gathers one job's progress.
 
     Args:
-        prompt: of the job; a sampler's steps weigh in the percentage, other nodes count as one step.
-        with_previews: whether the caller asked for pictures in the progress: latent previews, and small ones of images.
-        changed: called whenever there is something new to take.
+        prompt: of the job; in the percentage a sampler counts as its steps, any other node as one.
+        with_previews: the caller asked for latent previews and thumbnails in the progress.
+        changed: called on every change.
     """
 
     def __init__(self, prompt: Mapping[str, Any], *, with_previews: bool, changed: Callable[[], None]) -> None:
@@ -52,8 +50,8 @@ class JobProgress:
         self._thumbnails: list[_Thumbnail] = []
         self._done: set[str] = set()
 
-    def take(self) -> Update:
-        """The progress now: of ``nodes`` those that changed since the last call, a preview once, a thumbnail twice."""
+    def pop_update(self) -> Update:
+        """Return the progress: the ``nodes`` that changed since the last call, a preview once, a thumbnail twice."""
         update = {**self._now, "nodes": self._new_nodes} if self._new_nodes else dict(self._now)
         if self._executed:
             update["executed"] = [{"node": node, "output": output} for node, output in self._executed.items()]
@@ -64,26 +62,26 @@ class JobProgress:
         return update
 
     def _next_thumbnails(self) -> list[Update]:
-        """As many as one update carries; where more are left, or these once more, there is something new to take."""
+        """Return as many as one update carries. If any must be sent later or again, that is a change."""
         chars, given = 0, list[Update]()
         for waiting in self._thumbnails:
             chars += len(waiting.entry["jpeg_b64"])
             if given and chars > THUMBNAILS_LIMIT_CHARS:
                 break
             given.append(waiting.entry)
-            waiting.takes -= 1
-        self._thumbnails = [waiting for waiting in self._thumbnails if waiting.takes]
+            waiting.updates_left -= 1
+        self._thumbnails = [waiting for waiting in self._thumbnails if waiting.updates_left]
         if self._thumbnails:
             self._changed()
         return given
 
-    def phase(self, phase: str, message: str) -> None:
-        """A new phase: starting, models, queued, running or collecting."""
+    def set_phase(self, phase: str, message: str) -> None:
+        """Begin a phase: starting, models, queued, running or collecting."""
         self._now = {"phase": phase, "percent": None, "message": message} | self._kept()
         self._changed()
 
-    def models(self, files: Sequence[FileProgress]) -> None:
-        """How far the downloads are. Taken only while no later phase has begun."""
+    def set_models(self, files: Sequence[FileProgress]) -> None:
+        """Set the state of the downloads; ignored once a later phase has begun."""
         if not files or self._now.get("phase") not in ("starting", "models"):
             return
         done, total = sum(file.bytes for file in files), sum(file.total or 0 for file in files)
@@ -97,15 +95,15 @@ class JobProgress:
         }
         self._changed()
 
-    def event(self, event: Event) -> None:
-        """Take in one of ComfyUI's events about this job's prompt."""
-        take = _TAKERS.get(event["type"])
-        if take:
-            take(self, event["data"])
+    def on_event(self, event: Event) -> None:
+        """Apply one of ComfyUI's events about this job's prompt."""
+        handle = _HANDLERS.get(event["type"])
+        if handle:
+            handle(self, event["data"])
             self._changed()
 
-    def thumbnail(self, node_id: str, index: int, jpeg: bytes) -> None:
-        """A small picture of the ``index``-th image that a node has saved."""
+    def add_thumbnail(self, node_id: str, index: int, jpeg: bytes) -> None:
+        """Add the thumbnail of the ``index``-th image that a node has saved."""
         self._thumbnails.append(
             _Thumbnail({"node": node_id, "index": index, "jpeg_b64": base64.b64encode(jpeg).decode()})
         )
@@ -114,17 +112,17 @@ class JobProgress:
     def _kept(self) -> Update:
         return {key: self._now[key] for key in ("prompt_id",) if key in self._now}
 
-    def _started(self, data: Update) -> None:
-        self.phase("running", "ComfyUI has begun")
+    def _on_start(self, data: Update) -> None:
+        self.set_phase("running", "ComfyUI has begun")
         self._now.update(prompt_id=data.get("prompt_id"), percent=0.0)
 
-    def _cached(self, data: Update) -> None:
+    def _on_cached(self, data: Update) -> None:
         nodes = data.get("nodes")
         if isinstance(nodes, list):
             self._done.update(str(node) for node in nodes)
         self._now["percent"] = self._percent()
 
-    def _states(self, data: Update) -> None:
+    def _on_states(self, data: Update) -> None:
         nodes = data.get("nodes")
         for node_id, state in nodes.items() if isinstance(nodes, dict) else ():
             if not isinstance(state, dict):
@@ -134,7 +132,7 @@ class JobProgress:
             if state.get("state") == "finished":
                 self._done.add(str(state.get("real_node_id") or node_id))
 
-    def _executing(self, data: Update) -> None:
+    def _on_executing(self, data: Update) -> None:
         node = data.get("display_node") or data.get("node")
         if node is None:
             return
@@ -142,22 +140,22 @@ class JobProgress:
             self._now.pop(key, None)
         self._now.update(node=node, message=self._classes.get(str(node), str(node)), percent=self._percent())
 
-    def _stepped(self, data: Update) -> None:
+    def _on_step(self, data: Update) -> None:
         node, step, steps = str(data.get("node")), data.get("value"), data.get("max")
         message = f"{self._classes.get(node, node)} {step}/{steps}"
         self._now.update(node=node, step=step, steps=steps, message=message, percent=self._percent())
 
-    def _executed_node(self, data: Update) -> None:
+    def _on_executed(self, data: Update) -> None:
         if isinstance(data.get("output"), dict):
             self._executed[str(data.get("node"))] = data["output"]
 
-    def _previewed(self, data: Update) -> None:
+    def _on_preview(self, data: Update) -> None:
         if self.with_previews and len(data["image"]) <= PREVIEW_LIMIT_BYTES:
             node = data.get("node") or self._now.get("node")
             self._now["preview"] = {"node": node, "jpeg_b64": base64.b64encode(data["image"]).decode()}
 
     def _percent(self) -> float:
-        """Steps done of all steps, the running node's own share included."""
+        """Return the finished share of all steps, in percent, with the running node's own share."""
         done = 0.0
         for node_id, weight in self._weights.items():
             state = self._nodes.get(node_id) or {}
@@ -166,26 +164,26 @@ class JobProgress:
         return round(100 * done / max(1, sum(self._weights.values())), 1)
 
 
-_TAKERS: dict[str, Callable[[JobProgress, Update], None]] = {
-    "execution_start": JobProgress._started,
-    "execution_cached": JobProgress._cached,
-    "progress_state": JobProgress._states,
-    "executing": JobProgress._executing,
-    "progress": JobProgress._stepped,
-    "executed": JobProgress._executed_node,
-    PREVIEW: JobProgress._previewed,
+_HANDLERS: dict[str, Callable[[JobProgress, Update], None]] = {
+    "execution_start": JobProgress._on_start,
+    "execution_cached": JobProgress._on_cached,
+    "progress_state": JobProgress._on_states,
+    "executing": JobProgress._on_executing,
+    "progress": JobProgress._on_step,
+    "executed": JobProgress._on_executed,
+    PREVIEW: JobProgress._on_preview,
 }
 
 
-def _share(value: Any, most: Any) -> float:
-    """How much of a node is done, 0 to 1; 0 where a custom node counts in something else than numbers."""
+def _share(value: Any, maximum: Any) -> float:
+    """Return the finished share of a node, 0 to 1; 0 if a custom node counts in something else than numbers."""
     try:
-        return min(1.0, max(0.0, float(value or 0) / float(most or 1)))
+        return min(1.0, max(0.0, float(value or 0) / float(maximum or 1)))
     except (TypeError, ValueError, OverflowError):
         return 0.0
 
 
 def _steps_of(node: Any) -> int:
-    """A node's weight in the percentage: its sampling steps where it has an input of that name."""
+    """Return a node's weight in the percentage: its ``steps`` input, else 1."""
     steps = (node.get("inputs") or {}).get("steps") if isinstance(node, dict) else None
     return steps if isinstance(steps, int) and not isinstance(steps, bool) and 0 < steps < 10_000 else 1

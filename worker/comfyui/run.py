@@ -1,4 +1,4 @@
-"""One prompt in ComfyUI as it goes: its id, and what ComfyUI's events have said of it so far."""
+"""The state of one prompt in ComfyUI: its id, and what ComfyUI's events have reported of it so far."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ FINAL_EVENTS = ("execution_success", "execution_error", "execution_interrupted")
 
 
 @dataclass
-class Run:
-    """One submission of a prompt. Events are heard in the event loop; whoever follows the prompt waits for ``news``."""
+class PromptRun:
+    """One submission of a prompt. Events arrive in the event loop; the code that follows it waits for ``changed``."""
 
     deadline: float
     """``time.monotonic()`` value."""
@@ -26,81 +26,81 @@ class Run:
     progress: JobProgress | None = None
     thumbnails: Thumbnails | None = None
     prompt_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    news: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when ``/history`` may know more than before."""
-    heard_at: float = field(default_factory=time.monotonic)
-    """When the last word about this very prompt came; others' events do not prove that it goes on."""
-    begun: bool = False
-    blind: bool = False
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when ``/history`` may have more than before."""
+    last_event_at: float = field(default_factory=time.monotonic)
+    """Of this prompt's own events; those of other prompts do not prove that it goes on."""
+    started: bool = False
+    missed_events: bool = False
     """The socket was down for a while, so that an event not seen proves nothing."""
-    died: bool = False
-    settled: bool = False
-    """ComfyUI has let go of the prompt; by then, unlike at the final event, its history is written."""
+    process_exited: bool = False
+    dequeued: bool = False
+    """ComfyUI has taken the prompt off its queue; by then, unlike at the final event, its history is written."""
     outputs: dict[str, Any] = field(default_factory=dict)
-    ending: Event | None = None
-    author: str = ""
-    """Whose texts its files carry (:mod:`worker.comfyui.cached_files`)."""
+    final_event: Event | None = None
+    content_key: str = ""
+    """Names the texts that its files carry (:mod:`worker.comfyui.cached_files`)."""
     cached: frozenset[str] = frozenset()
-    """Nodes that ComfyUI took from an earlier prompt; all of them while it does not tell."""
-    marked: frozenset[str] = frozenset()
-    """Nodes that were made to run anew, by an input that is not the job's."""
+    """Nodes that ComfyUI took from an earlier prompt; every node where its history does not name them."""
+    rerun_nodes: frozenset[str] = frozenset()
+    """Nodes that an added input made run again."""
     cache_event: Event | None = None
     missing_since: float | None = None
     unreachable_since: float | None = None
 
     @property
-    def heard_cached(self) -> frozenset[str] | None:
-        """The nodes that, by the events, did not run; None when that was not heard."""
+    def cached_by_events(self) -> frozenset[str] | None:
+        """Nodes that did not run, as the events name them; None without such an event."""
         nodes = self.cache_event["data"].get("nodes") if self.cache_event else None
         return frozenset(map(str, nodes)) if isinstance(nodes, list) else None
 
-    def hear(self, event: Event) -> None:
-        """Take in one of ComfyUI's events, whatever it is about."""
+    def on_event(self, event: Event) -> None:
+        """Record one of ComfyUI's events; those about other prompts are ignored."""
         if event["type"] == SOCKET_OPEN:
-            self.blind = True
-            self.news.set()
+            self.missed_events = True
+            self.changed.set()
         elif event["data"].get("prompt_id") == self.prompt_id:
-            self.heard_at = time.monotonic()
-            self._note(event)
+            self.last_event_at = time.monotonic()
+            self._record(event)
 
-    def hear_death(self) -> None:
-        """ComfyUI has ended."""
-        self.died = True
-        self.news.set()
+    def on_process_exit(self) -> None:
+        """Record that ComfyUI's process has ended."""
+        self.process_exited = True
+        self.changed.set()
 
-    def begin_anew(self) -> None:
-        """Another submission of the same prompt, under an id of its own."""
-        self.prompt_id, self.heard_at = str(uuid.uuid4()), time.monotonic()
-        self.ending, self.settled, self.outputs, self.cache_event = None, False, {}, None
-        self.cached = self.marked = frozenset()
+    def begin_rerun(self) -> None:
+        """Forget this submission and begin another of the same prompt, under a new id."""
+        self.prompt_id, self.last_event_at = str(uuid.uuid4()), time.monotonic()
+        self.final_event, self.dequeued, self.outputs, self.cache_event = None, False, {}, None
+        self.cached = self.rerun_nodes = frozenset()
 
-    def tell(self, phase: str, message: str) -> None:
+    def set_phase(self, phase: str, message: str) -> None:
         """Begin a phase of the job's progress."""
         if self.progress:
-            self.progress.phase(phase, message)
+            self.progress.set_phase(phase, message)
 
     def history_from_events(self) -> dict[str, Any]:
-        """What ``/history`` would say, when it cannot be had any more."""
-        assert self.ending
-        success = self.ending["type"] == "execution_success"
-        heard = [event for event in (self.cache_event, self.ending) if event]
-        messages = [[event["type"], event["data"]] for event in heard]
+        """Return a substitute for the ``/history`` entry, made of the events."""
+        assert self.final_event
+        success = self.final_event["type"] == "execution_success"
+        events = [event for event in (self.cache_event, self.final_event) if event]
+        messages = [[event["type"], event["data"]] for event in events]
         status = {"status_str": "success" if success else "error", "completed": success, "messages": messages}
         return {"outputs": self.outputs, "status": status}
 
-    def _note(self, event: Event) -> None:
-        self.begun = True
+    def _record(self, event: Event) -> None:
+        self.started = True
         if self.progress:
-            self.progress.event(event)
+            self.progress.on_event(event)
         if event["type"] == "executed" and isinstance(event["data"].get("output"), dict):
             self.outputs[str(event["data"].get("node"))] = event["data"]["output"]
             if self.thumbnails:
-                self.thumbnails.executed(event["data"])
+                self.thumbnails.on_executed(event["data"])
         if event["type"] == "execution_cached":
             self.cache_event = event
         if event["type"] in FINAL_EVENTS:
-            self.ending = event
-            self.news.set()
+            self.final_event = event
+            self.changed.set()
         if event["type"] == "executing" and event["data"].get("node") is None:
-            self.settled = True
-            self.news.set()
+            self.dequeued = True
+            self.changed.set()

@@ -1,7 +1,6 @@
-"""Small pictures of what a prompt has just saved, made beside it: the caller sees them long before the answer.
+"""Thumbnails of the images that a prompt has just saved: the caller sees them long before the answer.
 
-They are a kindness, like all progress: made one at a time in a thread, silently left out when anything is in the way,
-and never waited for.
+They are best-effort, like all progress: made one at a time in a thread, left out on any error, and never waited for.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ MAX_PIXELS = 40_000_000  # a larger one takes over a second to decode, on a CPU 
 TRIES = ((SIDE, 80), (SIDE, 50), (SIDE // 2, 50))  # side and quality: the first that fits; pure noise needs the last
 MOST_OF_A_PROMPT = 64
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-HEAD_START_S = 0.1  # a prompt that ends right after its last picture needs none of it
+HEAD_START_S = 0.1  # no thumbnail is needed of a prompt that ends right after its last image
 
 Find = Callable[[Output], Awaitable[OutputFile | None]]
 
@@ -32,8 +31,8 @@ log = logging.getLogger(__name__)
 
 
 def thumbnail(file: OutputFile) -> bytes | None:
-    """A JPEG of an image, ``SIDE`` pixels at most and PREVIEW_LIMIT_BYTES; None when there can be none. For threads."""
-    from PIL import Image  # noqa: PLC0415 - only for jobs that ask; it costs every start 50 ms else
+    """Return an image as a JPEG of at most ``SIDE`` pixels and PREVIEW_LIMIT_BYTES; None if impossible. For threads."""
+    from PIL import Image  # noqa: PLC0415 - only for jobs that ask: else every start takes 50 ms longer
 
     try:
         with Image.open(io.BytesIO(file.read())) as image:
@@ -48,8 +47,8 @@ def thumbnail(file: OutputFile) -> bytes | None:
             small.save(out, "JPEG", quality=quality)
             if out.tell() <= PREVIEW_LIMIT_BYTES:
                 return out.getvalue()
-    except Exception:  # Pillow's readers raise whatever a broken file makes them
-        log.debug("no small picture of %s", file.output.filename, exc_info=True)
+    except Exception:  # Pillow's readers raise anything on a broken file
+        log.debug("no thumbnail of %s", file.output.filename, exc_info=True)
     return None
 
 
@@ -57,8 +56,8 @@ class Thumbnails:
     """Async context manager around one prompt; does nothing for a job that has not asked for previews.
 
     Args:
-        progress: given the pictures.
-        find: finds an output where it lies; None when it is gone.
+        progress: receives the thumbnails.
+        find: returns the file of an output; None if it is gone.
     """
 
     def __init__(self, progress: JobProgress | None, find: Find) -> None:
@@ -68,19 +67,19 @@ class Thumbnails:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Thumbnails:
-        """Be ready to make them."""
+        """Start the task that makes them."""
         if self._progress and self._progress.with_previews:
             self._task = asyncio.create_task(self._make(self._progress))
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Make no more; a thread under way ends by itself, and nobody hears of it."""
+        """Stop making them. A thread under way ends by itself, and its thumbnail is dropped."""
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    def executed(self, data: dict[str, Any]) -> None:
-        """Take in ComfyUI's ``executed`` event."""
+    def on_executed(self, data: dict[str, Any]) -> None:
+        """Queue the images of ComfyUI's ``executed`` event."""
         if self._task is None:
             return
         node_id = str(data.get("display_node") or data.get("node"))
@@ -100,4 +99,4 @@ class Thumbnails:
             with contextlib.suppress(NoAnswerError):
                 file = await self._find(output)
                 if file and (jpeg := await asyncio.to_thread(thumbnail, file)):
-                    progress.thumbnail(output.node_id, index, jpeg)
+                    progress.add_thumbnail(output.node_id, index, jpeg)

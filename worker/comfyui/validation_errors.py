@@ -1,7 +1,7 @@
-"""What ComfyUI's ``/prompt`` refused, in the contract's words: which node, which input, what to do. Pure.
+"""ComfyUI's validation errors as the worker's: which node, which input, what to do. Pure.
 
-ComfyUI says no in three ways (recorded from 0.3.64): 400 with an ``error`` about the whole prompt, 400 with
-``node_errors``, and 200 with ``node_errors``, which means that part of the prompt was thrown away and the rest runs.
+ComfyUI rejects a prompt in three ways (recorded from 0.3.64): 400 with an ``error`` about the whole prompt, 400 with
+``node_errors``, and 200 with ``node_errors``, which means that part of the prompt was dropped and the rest runs.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from worker.errors import Code, WorkerError
 from worker.models.prompt_names import is_model_name, nearest
 
 Options = Mapping[tuple[str, str], list[str]]
-"""(node class, input) -> the values this ComfyUI has for it."""
+"""(node class, input) -> its choices in this ComfyUI."""
 
 Body = dict[str, Any]
 
 
 def validation_error(status: int, body: Body, targets: Collection[str] | None, options: Options) -> WorkerError | None:
-    """The error that a ``/prompt`` answer stands for; None when the prompt runs as a whole.
+    """Return the error in a ``/prompt`` answer; None if the whole prompt runs.
 
     Args:
         status: HTTP status of the answer.
         body: its JSON (empty when it had none).
-        targets: the outputs that the caller asked for alone, if so: trouble elsewhere is then none of this job's.
-        options: the lists that were too long for ComfyUI to send; :func:`lists_left_out` names them.
+        targets: the only outputs that the caller asked for, if any: errors of other nodes are then ignored.
+        options: the lists that ComfyUI omitted; :func:`omitted_lists` names them.
     """
     node_errors = _node_errors(body)
     if status == 200:
@@ -36,13 +36,13 @@ def validation_error(status: int, body: Body, targets: Collection[str] | None, o
     return _from_whole_prompt(status, body)
 
 
-def lists_left_out(body: Body) -> list[tuple[str, str]]:
-    """(node class, input) of each list with over 20 entries: ComfyUI leaves those out of its errors."""
+def omitted_lists(body: Body) -> list[tuple[str, str]]:
+    """Return (node class, input) of each list with over 20 entries: ComfyUI omits those from its errors."""
     found = []
     for node in _node_errors(body).values():
         for error in _errors(node):
             extra = _extra(error)
-            if error.get("type") == "value_not_in_list" and listed(extra.get("input_config")) is None:
+            if error.get("type") == "value_not_in_list" and choices_of(extra.get("input_config")) is None:
                 found.append((str(node.get("class_type")), str(extra.get("input_name"))))
     return found
 
@@ -77,8 +77,8 @@ def _from_whole_prompt(status: int, body: Body) -> WorkerError:
     if not isinstance(error, dict):
         return WorkerError(
             Code.PROMPT_INVALID,
-            f"ComfyUI answered {status} to the prompt and did not say why",
-            "Its last log lines are in details; often a node's own validation broke on an input.",
+            f"ComfyUI answered {status} to the prompt without a reason",
+            "Its last log lines are in details. Often a node's own validation crashed on an input.",
         )
     kind, message = str(error.get("type")), str(error.get("message", ""))
     node_id = str(error.get("details", "")).removeprefix("Node ID '#").removesuffix("'")
@@ -98,12 +98,12 @@ def _from_whole_prompt(status: int, body: Body) -> WorkerError:
 
 
 def _from_nodes(node_errors: dict[str, Body], options: Options) -> WorkerError:
-    """One error out of all nodes' errors: the gravest first, the others in its details."""
+    """Return the gravest of all nodes' errors, with the others in its details."""
     found = [
         _from_node(node_id, node, error, options) for node_id, node in node_errors.items() for error in _errors(node)
     ]
     if not found:
-        return WorkerError(Code.PROMPT_INVALID, "ComfyUI refused the prompt", details={"node_errors": node_errors})
+        return WorkerError(Code.PROMPT_INVALID, "ComfyUI rejected the prompt", details={"node_errors": node_errors})
     order = (Code.MODEL_MISSING, Code.INPUT_MISSING, Code.PROMPT_INVALID)
     found.sort(key=lambda error: order.index(error.code))
     first, *others = found
@@ -141,7 +141,7 @@ def _from_node(node_id: str, node: Body, error: Body, options: Options) -> Worke
 
 def _not_in_list(where: str, details: Body, extra: Body, options: Options) -> WorkerError:
     received = str(extra.get("received_value", ""))
-    names = listed(extra.get("input_config"))
+    names = choices_of(extra.get("input_config"))
     if names is None:
         names = options.get((details["class_type"], details["input"]), [])
     near = nearest(received, names) or sorted(names)[:3]
@@ -162,8 +162,8 @@ def _not_in_list(where: str, details: Body, extra: Body, options: Options) -> Wo
     )
 
 
-def listed(input_config: Any) -> list[str] | None:
-    """The choices of an input as ComfyUI describes it, in its old form and its new one; None when it has none."""
+def choices_of(input_config: Any) -> list[str] | None:
+    """Return the choices of an input from its description, in ComfyUI's old form or its new one; None without any."""
     if not isinstance(input_config, (list, tuple)) or not input_config:
         return None
     first = input_config[0]

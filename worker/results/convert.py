@@ -1,8 +1,8 @@
-"""Still images as WebP or JPEG, with the workflow they carry where the format can. For threads, one at a time.
+"""Conversion of still images to WebP or JPEG, with their workflow if it fits. For threads, one at a time.
 
-ComfyUI's own WebP keeps ``prompt:<json>`` in the EXIF tag Model and ``workflow:<json>`` in Make and the tags below it;
-its frontend reads just those. It reads nothing from a JPEG; there the same tags are for other tools, and only as much
-as fits into a segment.
+ComfyUI's own WebP has ``prompt:<json>`` in the EXIF tag Model and ``workflow:<json>`` in Make and the tags below it;
+its frontend reads only these. It reads nothing from a JPEG: there the same tags are for other tools, and hold only as
+much as fits into a segment.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SOURCES = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
-MAX_SIDE = {"webp": 16383, "jpeg": 65535}  # what the formats can have
+MAX_SIDE = {"webp": 16383, "jpeg": 65535}  # limits of the formats
 MAX_JPEG_EXIF_BYTES = 65_000  # one segment, less its head
 WEBP_EFFORT = 2  # of 6: from 3 on the encoder keeps 15 bytes a pixel more, takes a third longer, saves a twentieth
 PROMPT_TAG, FIRST_EXTRA_TAG, EXIF_IFD, USER_COMMENT = 0x0110, 0x010F, 0x8769, 0x9286
@@ -28,7 +28,7 @@ _one_at_a_time = threading.Lock()  # a decoded image is many times its file's si
 
 
 class Converted(NamedTuple):
-    """An image in its new format; ``lost`` tells what it could not take along."""
+    """An image in its new format; ``lost`` names the texts that did not fit."""
 
     data: bytes
     media_type: str
@@ -36,22 +36,22 @@ class Converted(NamedTuple):
 
 
 class NotConvertedError(Exception):
-    """An image that stays as it is; the text says why. Empty when it is no still image at all."""
+    """The image stays as it is, with the reason as text; empty if it is no still image at all."""
 
 
 def convert(source: bytes | Callable[[], bytes], to: str, quality: int, parameters: str | None = None) -> Converted:
-    """Convert one image. It takes 11 bytes of memory a pixel, beside the file's own where the caller keeps those.
+    """Convert one image. Takes 11 bytes of memory a pixel, besides the file's bytes if the caller keeps them.
 
     Args:
-        source: the file's bytes, or what reads them, so that nobody keeps them while the pixels need the room.
+        source: the file's bytes, or a function that reads them, so that they are freed before the pixels are encoded.
         to: ``webp`` or ``jpeg``.
         quality: 1 to 100.
-        parameters: text for the EXIF user comment, where Civitai and others look for it.
+        parameters: text for the EXIF user comment, which Civitai and others read.
 
     Raises:
-        LeftAlone: it is animated, no image, too large, or of a kind that would lose much.
+        NotConvertedError: it is animated, no image, too large, or would lose much.
     """
-    from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 - only for jobs that ask; it costs every start 50 ms else
+    from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 - only for jobs that ask: else every start takes 50 ms longer
 
     with _one_at_a_time:
         try:
@@ -93,7 +93,7 @@ def _encode(image: Image.Image, texts: Mapping[str, str], to: str, quality: int,
 
 
 def carried_texts(image: Image.Image, data: bytes) -> dict[str, str]:
-    """The prompt, the workflow and what else ComfyUI wrote into the image, by name."""
+    """Return the prompt, the workflow and any other text that ComfyUI wrote into the image, by name."""
     if image.format == "PNG":
         try:
             return read_texts(data)
@@ -106,7 +106,7 @@ def carried_texts(image: Image.Image, data: bytes) -> dict[str, str]:
 
 
 def _exif(texts: Mapping[str, str], parameters: str | None, limit: int | None) -> tuple[bytes, str | None]:
-    """The texts as ComfyUI's EXIF tags; past ``limit`` the largest are left out."""
+    """Return the texts as ComfyUI's EXIF tags, and a note on the largest ones if ``limit`` excludes them."""
     kept = {name: text for name, text in texts.items() if name != "parameters"}
     parameters = parameters or texts.get("parameters")
     dropped: list[str] = []
@@ -134,7 +134,7 @@ def _exif_bytes(texts: Mapping[str, str], parameters: str | None) -> bytes:
 
 
 def opaque(image: Image.Image) -> Image.Image:
-    """Without transparency, which JPEG does not have: over white, as a browser shows it."""
+    """Return the image over white, as a browser shows it: JPEG has no transparency."""
     from PIL import Image  # noqa: PLC0415
 
     if image.mode in ("RGB", "L", "CMYK"):
@@ -152,11 +152,11 @@ def _for_webp(image: Image.Image) -> Image.Image:
 
 
 def even_chunks(webp: bytes) -> bytes:
-    """The same WebP with no chunk of odd length: ComfyUI's frontend forgets padding and finds no EXIF behind it."""
-    odd, at = [], 12  # ComfyUI's own SaveAnimatedWEBP writes such files too
+    """Return the WebP without chunks of odd length: ComfyUI's frontend ignores padding and misses EXIF after it."""
+    odd, at = [], 12  # ComfyUI's own SaveAnimatedWEBP writes odd ones too
     while at + 8 <= len(webp):
         size = int.from_bytes(webp[at + 4 : at + 8], "little")
-        if webp[at : at + 4] != b"EXIF" and size & 1:  # what is last needs no mending
+        if webp[at : at + 4] != b"EXIF" and size & 1:  # the frontend stops at EXIF
             odd.append((at + 4, size + 1))
         at += 8 + size + (size & 1)
     if not odd:

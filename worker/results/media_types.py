@@ -1,6 +1,6 @@
-"""What kind of file it is: by its first bytes where they tell, by its name else. Pure.
+"""The media type of a file: by its first bytes if they are distinctive, else by its name. Pure.
 
-The table is our own because the system's differs from image to image, and does not know half of what ComfyUI writes.
+The table is our own because the system's differs between container images, and lacks half of ComfyUI's formats.
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ EXTENSIONS = {"image/webp": ".webp", "image/jpeg": ".jpg"}
 
 
 def media_type(filename: str, head: bytes) -> str:
-    """The media type of a file, from its name and its first :data:`HEAD_BYTES`."""
+    """Return the media type of a file, from its name and its first :data:`HEAD_BYTES`."""
     by_name = _NAMES.get(filename.rpartition(".")[2].lower())
     for magic, kind in _MAGIC:
         if head.startswith(magic):
-            return by_name if by_name and kind == "video/webm" else kind  # Matroska says nothing of what is in it
+            return by_name if by_name and kind == "video/webm" else kind  # Matroska has many uses
     if head[:4] == b"RIFF" and head[8:12] in (b"WEBP", b"WAVE"):
         return "image/webp" if head[8:12] == b"WEBP" else "audio/wav"
     if head[4:8] == b"ftyp":

@@ -1,6 +1,6 @@
-"""How an image was made, read back from the prompt's graph: for programs, and as the text that Civitai reads. Pure.
+"""Generation data of an image, from the prompt's graph: as an object, and as the text that Civitai reads. Pure.
 
-Best effort: custom nodes can do anything, so what is not found is left out and nothing here fails a job.
+Best effort: custom nodes can do anything, so values that are not found are left out, and no graph fails a job.
 """
 
 from __future__ import annotations
@@ -65,16 +65,16 @@ Prompt = Mapping[str, Any]
 
 @dataclass
 class GenerationInfo:
-    """What the graph above one output node says of it."""
+    """Generation data of one output node, from the graph upstream of it."""
 
     positive: str = ""
     negative: str = ""
     samplers: list[dict[str, Any]] = field(default_factory=list)
-    """Seed, steps, cfg, sampler, scheduler and denoise where they stand; the one that began the image comes first."""
+    """Seed, steps, cfg, sampler, scheduler and denoise where known; the sampler that began the image comes first."""
     size: tuple[int, int] | None = None
     """Width and height of the empty latent."""
     models: list[dict[str, Any]] = field(default_factory=list)
-    """``name``, ``folder`` where the input tells it, ``strength`` of a LoRA; nearest to the sampler last."""
+    """``name``, ``folder`` if the input implies it, ``strength`` of a LoRA; nearest to the sampler last."""
 
     @property
     def main(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class GenerationInfo:
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What all images of one job share: the models' report, the times and the versions."""
+    """Metadata that all images of one job share: the models' report, the times and the versions."""
 
     models: Sequence[Mapping[str, Any]] = ()
     """``name``, ``identity`` and ``sha256`` of each listed model."""
@@ -92,10 +92,10 @@ class RunInfo:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
-def recipe(prompt: Prompt, node_id: str) -> GenerationInfo:
-    """Walk the graph back from an output node."""
+def generation_info(prompt: Prompt, node_id: str) -> GenerationInfo:
+    """Collect generation data from the graph upstream of an output node."""
     graph = _Graph(prompt)
-    above = graph.above(node_id)
+    above = graph.upstream(node_id)
     samplers = [each for each in reversed(above) if graph.is_sampler(each)]
     samplers.sort(key=lambda each: _number(graph.value(each, "denoise"), 1.0) < 1.0)  # stable: whole ones first
     first = samplers[0] if samplers else None
@@ -108,37 +108,37 @@ def recipe(prompt: Prompt, node_id: str) -> GenerationInfo:
     )
 
 
-def metadata(
-    made: GenerationInfo, prompt: Prompt, node_id: str, origin: RunInfo, size: tuple[int, int] | None
+def image_metadata(
+    info: GenerationInfo, prompt: Prompt, node_id: str, run_info: RunInfo, size: tuple[int, int] | None
 ) -> dict[str, Any]:
-    """The ``metadata`` object of an image."""
-    main = made.main
-    width, height = size or made.size or (None, None)
+    """Return the ``metadata`` object of an image."""
+    main = info.main
+    width, height = size or info.size or (None, None)
     found = {
-        "positive": made.positive,
-        "negative": made.negative,
+        "positive": info.positive,
+        "negative": info.negative,
         "seed": main.get("seed"),
-        "seeds": [each["seed"] for each in made.samplers if "seed" in each],
+        "seeds": [each["seed"] for each in info.samplers if "seed" in each],
         "steps": main.get("steps"),
         "cfg": main.get("cfg"),
         "sampler": main.get("sampler"),
         "scheduler": main.get("scheduler"),
-        "samplers": made.samplers,
+        "samplers": info.samplers,
         "width": width,
         "height": height,
-        "models": [{**each, **_facts(each["name"], origin.models)} for each in made.models],
+        "models": [{**each, **_facts(each["name"], run_info.models)} for each in info.models],
         "node_id": node_id,
         "prompt": dict(prompt),
-        "timings": dict(origin.timings),
-        "versions": dict(origin.versions),
+        "timings": dict(run_info.timings),
+        "versions": dict(run_info.versions),
     }
     return {name: value for name, value in found.items() if value not in (None, "", [], {})}
 
 
-def parameters(made: GenerationInfo, origin: RunInfo, size: tuple[int, int] | None) -> str:
-    """The same as the text that A1111 writes and Civitai reads."""
-    main, size = made.main, size or made.size
-    listed = [(each, _facts(each["name"], origin.models)) for each in made.models]
+def parameters_text(info: GenerationInfo, run_info: RunInfo, size: tuple[int, int] | None) -> str:
+    """Return the text that A1111 writes and Civitai reads."""
+    main, size = info.main, size or info.size
+    listed = [(each, _facts(each["name"], run_info.models)) for each in info.models]
     checkpoint = next((pair for pair in listed if _kind(*pair) == "model"), None)
     fields: dict[str, Any] = {
         "Steps": main.get("steps"),
@@ -154,19 +154,19 @@ def parameters(made: GenerationInfo, origin: RunInfo, size: tuple[int, int] | No
         "Version": "ComfyUI",
     }
     line = ", ".join(f"{name}: {value}" for name, value in fields.items() if value not in (None, ""))
-    negative = f"\nNegative prompt: {made.negative}" if made.negative else ""
-    return f"{made.positive}{negative}\n{line}".strip()
+    negative = f"\nNegative prompt: {info.negative}" if info.negative else ""
+    return f"{info.positive}{negative}\n{line}".strip()
 
 
 def png_size(head: bytes) -> tuple[int, int] | None:
-    """Width and height of a PNG from its first bytes; None for other files."""
+    """Return width and height of a PNG from its first bytes; None for other files."""
     if head[:8] != b"\x89PNG\r\n\x1a\n" or len(head) < 24:
         return None
     return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
 
 
 class _Graph:
-    """A prompt's nodes and what leads to what. Tolerates anything in place of a node or an input."""
+    """A prompt's nodes and their links. Tolerates anything in place of a node or an input."""
 
     def __init__(self, prompt: Prompt) -> None:
         self._nodes = {str(key): node for key, node in prompt.items() if isinstance(node, Mapping)}
@@ -179,14 +179,14 @@ class _Graph:
         return str(self._nodes.get(node_id, {}).get("class_type", ""))
 
     def link(self, node_id: str, name: str) -> tuple[str, Any] | None:
-        """The node and the slot that an input comes from."""
+        """Return the node and the slot that an input is linked to; None if it is not linked."""
         value = self.inputs(node_id).get(name)
         if isinstance(value, (list, tuple)) and len(value) == 2 and str(value[0]) in self._nodes:
             return str(value[0]), value[1]
         return None
 
-    def above(self, node_id: str) -> list[str]:
-        """The node and all it needs, nearest first."""
+    def upstream(self, node_id: str) -> list[str]:
+        """Return the node and all it depends on, nearest first."""
         found, waiting = {node_id: None}, deque([node_id])
         while waiting:
             here = waiting.popleft()
@@ -198,7 +198,7 @@ class _Graph:
         return list(found)
 
     def value(self, node_id: str, name: str) -> Any:
-        """An input's plain value, also when it comes from a node that only holds one."""
+        """Return an input's plain value, also through a link to a node that only holds one."""
         for _ in range(MAX_DEPTH):
             link = self.link(node_id, name)
             if link is None:
@@ -214,12 +214,12 @@ class _Graph:
         return by_itself or {"guider", "sigmas"} <= set(inputs) or {"sampler", "sigmas"} <= set(inputs)
 
     def sampler(self, node_id: str) -> dict[str, Any]:
-        """What one sampler was set to, its helpers (noise, guider, sigmas) looked into as well."""
-        places = [node_id]
+        """Return the settings of one sampler, including those of its helpers (noise, guider, sigmas)."""
+        nodes = [node_id]
         for name in ("noise", "guider", "sampler", "sigmas"):
             if link := self.link(node_id, name):
-                places.append(link[0])
-        wanted = {
+                nodes.append(link[0])
+        inputs = {
             "seed": _SEEDS,
             "steps": ("steps",),
             "cfg": ("cfg", "guidance"),
@@ -228,13 +228,13 @@ class _Graph:
             "denoise": ("denoise",),
         }
         values = {
-            field: next((v for p in places for n in names if (v := self.value(p, n)) is not None), None)
-            for field, names in wanted.items()
+            field: next((v for node in nodes for n in names if (v := self.value(node, n)) is not None), None)
+            for field, names in inputs.items()
         }
         return {"node_id": node_id, **{field: value for field, value in values.items() if value is not None}}
 
     def text(self, sampler: str, side: str) -> str:
-        """The words that lead into a sampler's ``positive`` or ``negative``."""
+        """Return the prompt text of a sampler's ``positive`` or ``negative``."""
         starts = [sampler, *(link[0] for name in ("guider",) if (link := self.link(sampler, name)))]
         names = (side, "conditioning") if side == "positive" else (side,)
         links = (self.link(start, name) for start in starts for name in names)
@@ -242,7 +242,7 @@ class _Graph:
         return ", ".join(dict.fromkeys(self._words(*start))) if start else ""
 
     def _words(self, node_id: str, slot: Any) -> Iterator[str]:
-        """Texts of the encoders above a conditioning, nearest first; of a node with both sides, the one of its slot."""
+        """Yield the encoders' texts upstream of a conditioning, nearest first; a node with both sides by its slot."""
         seen, waiting = set(), deque([(node_id, slot)])
         while waiting:
             here, slot = waiting.popleft()
@@ -278,7 +278,7 @@ class _Graph:
 
 
 def _facts(name: str, models: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the job's model report knows of a name: hash, identity, link."""
+    """Return hash, identity and link of a model from the job's model report."""
     found = next((each for each in models if loose(str(each.get("name", ""))) == loose(name)), {})
     facts = {key: found[key] for key in ("sha256", "identity", "folder", "bytes") if found.get(key)}
     if link := _link(str(found.get("identity", ""))):
@@ -311,7 +311,7 @@ def _hashes(listed: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> str | No
 
 
 def _resources(listed: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> str | None:
-    """Civitai's own field: it links the very versions, without looking hashes up."""
+    """Return Civitai's own field, which links model versions by id instead of by hash."""
     found = []
     for model, facts in listed:
         site, _, rest = str(facts.get("identity", "")).partition(":")

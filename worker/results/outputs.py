@@ -1,4 +1,4 @@
-"""What a prompt saved: which files are returned, in which order, and whether the answer can travel."""
+"""The files that a prompt saved: which are returned, in which order, and the limit of an answer's size."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from worker.errors import Code, WorkerError
 from worker.results.media_types import HEAD_BYTES
 
 TEXT = "text"
-"""The type of an output that is no file but a text that a node shows (PreviewAny and its like)."""
+"""Type of an output that is no file but a text shown by a node (PreviewAny and its like)."""
 PREVIEWS_ONLY = "The prompt saved nothing: these are its previews. Add a SaveImage node for the originals."
 
 
 @dataclass(frozen=True)
 class Output:
-    """One file that a node says it wrote. ``type`` is ComfyUI's folder: output, temp or input; or :data:`TEXT`."""
+    """One file that a node named. ``type`` is ComfyUI's folder: output, temp or input; or :data:`TEXT`."""
 
     node_id: str
     filename: str
@@ -31,7 +31,7 @@ class Output:
 
 @dataclass(frozen=True)
 class OutputFile:
-    """An output that was found: on the disk (``path``) or, where ComfyUI is elsewhere, in memory (``data``)."""
+    """An output that was found: on this disk (``path``) or, with ComfyUI elsewhere, in memory (``data``)."""
 
     output: Output
     path: Path | None = None
@@ -39,18 +39,18 @@ class OutputFile:
 
     @property
     def size(self) -> int:
-        """In bytes. Raises OSError when the file is gone."""
+        """Size in bytes. Raises OSError if the file is gone."""
         return len(self.data) if self.data is not None else self._path.stat().st_size
 
     def head(self) -> bytes:
-        """The first bytes, which tell what it is. Raises OSError."""
+        """Return the first bytes, for its media type. Raises OSError."""
         if self.data is not None:
             return self.data[:HEAD_BYTES]
         with self._path.open("rb") as file:
             return file.read(HEAD_BYTES)
 
     def read(self) -> bytes:
-        """All of it. Raises OSError."""
+        """Return the whole content. Raises OSError."""
         return self.data if self.data is not None else self._path.read_bytes()
 
     @property
@@ -60,7 +60,7 @@ class OutputFile:
 
 
 def outputs_of(history: dict[str, Any]) -> list[Output]:
-    """Every file in a ``/history`` entry, in the order of the node ids, each once."""
+    """Return every file in a ``/history`` entry, in the order of the node ids, each once."""
     nodes = history.get("outputs")
     nodes = nodes if isinstance(nodes, dict) else {}
     found = [output for node_id in sorted(nodes, key=_natural) for output in _of_node(node_id, nodes[node_id])]
@@ -68,7 +68,7 @@ def outputs_of(history: dict[str, Any]) -> list[Output]:
 
 
 def _natural(node_id: str) -> list[tuple[int, str]]:
-    """``2`` before ``10``, and ``12:3`` (a node in a subgraph) after ``12``."""
+    """Return a sort key: ``2`` before ``10``, and ``12:3`` (a node in a subgraph) after ``12``."""
     parts = re.split(r"([0-9]{1,18})", node_id)
     return [(int(part), "") if number % 2 else (0, part) for number, part in enumerate(parts) if part]
 
@@ -92,26 +92,26 @@ def _texts(node_id: str, items: Any) -> Iterator[Output]:
 
 
 def choose(outputs: list[Output]) -> tuple[list[Output], list[str]]:
-    """What is returned, and warnings: saved files, or previews where nothing was saved; and every text.
+    """Return the outputs for the answer (saved files, else previews; and every text) and warnings.
 
     Raises:
-        WorkerError: NO_OUTPUT when there is nothing.
+        WorkerError: NO_OUTPUT, there is none.
     """
     kind = next((kind for kind in ("output", "temp", TEXT) if any(each.type == kind for each in outputs)), None)
     if kind is None:
-        raise WorkerError(Code.NO_OUTPUT, "the prompt ran, but no node of it saved a file")
+        raise WorkerError(Code.NO_OUTPUT, "the prompt ran, but none of its nodes saved a file")
     chosen = [output for output in outputs if output.type in (kind, TEXT)]
     return chosen, [PREVIEWS_ONLY] if kind == "temp" else []
 
 
 class UniqueNames:
-    """Gives each file of an answer a name that no other file of it has, whatever system it is saved on."""
+    """Gives each file of an answer a name of its own, also on systems that ignore case."""
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
 
     def unique(self, filename: str) -> str:
-        """``filename``, or ``stem (2).ext`` when that is taken."""
+        """Return ``filename``, or ``stem (2).ext`` if that is taken."""
         path, name, count = PurePosixPath(filename), filename, 1
         while name.casefold() in self._taken:
             count += 1
@@ -121,7 +121,7 @@ class UniqueNames:
 
 
 def official_answer(answer: dict[str, Any]) -> dict[str, Any]:
-    """The answer in worker-comfyui's shape (5.x: ``images: [{filename, type, data}]``)."""
+    """Return the answer in worker-comfyui's shape (5.x: ``images: [{filename, type, data}]``)."""
     images = [{"filename": item["filename"], **_official_data(item)} for item in [*answer["images"], *answer["files"]]]
     return {"images": images, **({"errors": answer["warnings"]} if answer["warnings"] else {})}
 
@@ -131,23 +131,23 @@ def _official_data(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_answer(answer: dict[str, Any], limit_mb: float) -> None:
-    """Make sure that an answer can travel; the SDK only logs a line when it cannot, and the caller waits for ever.
+    """Check that RunPod will accept an answer; else the SDK only logs a line, and the caller waits for ever.
 
     Raises:
-        WorkerError: RESULT_TOO_LARGE over ``limit_mb`` (10^6 bytes, JSON as sent); INTERNAL when it is not valid JSON.
+        WorkerError: RESULT_TOO_LARGE over ``limit_mb`` (10^6 bytes, JSON as sent); INTERNAL, it is not valid JSON.
     """
     payload = [item.get("b64") or item.get("data") or "" for item in _entries(answer)]
-    without = {**answer, "images": _bare(answer.get("images")), "files": _bare(answer.get("files"))}
+    without = {**answer, **{name: _without_payload(answer.get(name)) for name in ("images", "files")}}
     try:
         size = len(json.dumps(without, ensure_ascii=False, allow_nan=False).encode()) + sum(map(len, payload))
     except (TypeError, ValueError) as error:
         raise WorkerError(Code.INTERNAL, f"the answer is not valid JSON: {error}") from error
     if size > round(limit_mb * 1e6):
-        raise too_large(size, limit_mb, len(payload))
+        raise too_large_error(size, limit_mb, len(payload))
 
 
-def too_large(size: int, limit_mb: float, files: int) -> WorkerError:
-    """The error for an answer of ``size`` bytes."""
+def too_large_error(size: int, limit_mb: float, files: int) -> WorkerError:
+    """Return the error for an answer of ``size`` bytes."""
     return WorkerError(
         Code.RESULT_TOO_LARGE,
         f"the answer would be {size / 1e6:.1f} MB ({files} files), and {limit_mb:g} MB can be returned",
@@ -160,6 +160,6 @@ def _entries(answer: dict[str, Any]) -> list[dict[str, Any]]:
     return [*(answer.get("images") or ()), *(answer.get("files") or ())]
 
 
-def _bare(items: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
-    """Entries without their base64, which is ASCII and as long in JSON as it is: encoding it twice is time lost."""
+def _without_payload(items: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+    """Return entries without their base64: it is ASCII, as long in JSON as it is, and slow to encode twice."""
     return [{k: ("" if k in ("b64", "data") else v) for k, v in item.items()} for item in items or ()]

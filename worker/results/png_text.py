@@ -1,6 +1,6 @@
 """The texts inside a PNG (prompt, workflow): read, and replaced without touching a pixel. Pure.
 
-ComfyUI writes ``tEXt`` chunks, and ``comf`` ones into animated PNGs; its frontend reads those two and ``iTXt``.
+ComfyUI writes ``tEXt`` chunks, and ``comf`` ones into animated PNGs; its frontend reads these two and ``iTXt``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"comf")
 PICTURE_CHUNKS = frozenset(
     b"IHDR PLTE IDAT IEND tRNS gAMA cHRM sRGB iCCP cICP pHYs sBIT bKGD hIST tIME sPLT acTL fcTL fdAT".split()
 )
-MAX_TEXT_BYTES = 64 << 20  # of an unpacked chunk: a packed one may be a bomb
+MAX_TEXT_BYTES = 64 << 20  # of a decompressed chunk: a compressed one may be a bomb
 
 
 class NotPngError(ValueError):
@@ -26,21 +26,21 @@ class NotPngError(ValueError):
 class _Chunk(NamedTuple):
     kind: bytes
     start: int
-    """Of the data; the length and the kind stand in the 8 bytes before it, the checksum in the 4 after it."""
+    """Of the data; length and kind are the 8 bytes before it, the checksum the 4 after it."""
     length: int
 
 
 def read_texts(png: bytes) -> dict[str, str]:
-    """Every text by its keyword. Raises :class:`NotPngError`."""
+    """Return every text by its keyword. Raises :class:`NotPngError`."""
     found = (_text(png, chunk) for chunk in _chunks(png) if chunk.kind in TEXT_CHUNKS)
     return dict(text for text in found if text)
 
 
 def replace_texts(png: bytes, texts: Mapping[str, str]) -> bytes:
-    """The same picture with only these texts that ``json`` can read; plain ones (``parameters``) stay.
+    """Return the same image with these texts in place of all JSON ones; plain ones (``parameters``) stay.
 
     Raises:
-        NotPng: it has no whole chunks.
+        NotPngError: it is no whole PNG.
         ValueError: a keyword that PNG cannot have.
     """
     animated = any(chunk.kind == b"comf" for chunk in _chunks(png))
@@ -49,15 +49,15 @@ def replace_texts(png: bytes, texts: Mapping[str, str]) -> bytes:
     for chunk in _chunks(png):
         if chunk.kind in TEXT_CHUNKS and ((text := _text(png, chunk)) is None or _is_json(text[1])):
             continue
-        if chunk.kind == (b"IEND" if animated else b"IDAT"):  # where ComfyUI has them
+        if chunk.kind == (b"IEND" if animated else b"IDAT"):  # where ComfyUI puts them
             pieces.append(new)
             new = b""
         pieces.append(png[chunk.start - 8 : chunk.start + chunk.length + 4])
     return b"".join(pieces)
 
 
-def all_replaced(png: bytes) -> bool:
-    """Whether :func:`replace_texts` leaves nothing that could tell of the prompt: no other text, no EXIF, no rest."""
+def replaces_everything(png: bytes) -> bool:
+    """Return True if :func:`replace_texts` leaves no trace of the old prompt: no other text, no EXIF, no rest."""
     try:
         chunks = list(_chunks(png))
     except NotPngError:
@@ -67,14 +67,14 @@ def all_replaced(png: bytes) -> bool:
     return all(text is not None and _is_json(text[1]) for text in texts)
 
 
-def stale_texts(png: bytes, wanted: Mapping[str, Any]) -> dict[str, str] | None:
-    """The texts to write when the PNG carries another job's (it came from ComfyUI's cache); None when it is right.
+def texts_to_write(png: bytes, wanted: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return this job's texts if the PNG carries another job's (it came from ComfyUI's cache), else None.
 
-    A PNG that carries no prompt (``--disable-metadata``) is right as it is.
+    A PNG without a prompt (``--disable-metadata``) needs none.
 
     Args:
         png: as ComfyUI wrote it.
-        wanted: the job's own: ``prompt`` and what its ``extra_pnginfo`` has.
+        wanted: this job's ``prompt`` and the contents of its ``extra_pnginfo``.
     """
     carried = {keyword: json.loads(text) for keyword, text in read_texts(png).items() if _is_json(text)}
     if "prompt" not in carried or {**carried, "prompt": _as_sent(carried["prompt"])} == dict(wanted):
@@ -83,7 +83,7 @@ def stale_texts(png: bytes, wanted: Mapping[str, Any]) -> dict[str, str] | None:
 
 
 def _as_sent(prompt: Any) -> Any:
-    """The prompt without what ComfyUI notes in it while it runs."""
+    """Return the prompt without ComfyUI's additions at run time."""
     if not isinstance(prompt, dict):
         return prompt
     nodes = {key: node if isinstance(node, dict) else {} for key, node in prompt.items()}
@@ -106,7 +106,7 @@ def _chunks(png: bytes) -> Iterator[_Chunk]:
 
 
 def _text(png: bytes, chunk: _Chunk) -> tuple[str, str] | None:
-    """Keyword and text of a text chunk; None when it cannot be read."""
+    """Return keyword and text of a text chunk; None if it cannot be read."""
     keyword, zero, rest = png[chunk.start : chunk.start + chunk.length].partition(b"\0")
     if not zero:
         return None
@@ -125,7 +125,7 @@ def _inflate(data: bytes) -> bytes:
     unpacker = zlib.decompressobj()
     text = unpacker.decompress(data, MAX_TEXT_BYTES)
     if unpacker.unconsumed_tail:
-        raise ValueError("unpacks to more than a text has")
+        raise ValueError("decompresses to more than a text has")
     return text
 
 

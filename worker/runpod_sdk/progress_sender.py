@@ -96,14 +96,14 @@ class ProgressSender:
             while True:
                 await self._news.wait()
                 self._news.clear()
-                update = self.progress.take()
+                update = self.progress.pop_update()
                 if update["phase"] != "models":  # downloads draw their own bar, with bytes
                     bar.n = update["percent"] or 0
                     bar.set_description_str(update["message"])
                 await asyncio.sleep(DRAW_EVERY_S)
 
     async def _send(self, session: aiohttp.ClientSession) -> bool:
-        body = json.dumps({"status": "IN_PROGRESS", "output": self.progress.take()}, ensure_ascii=False)
+        body = json.dumps({"status": "IN_PROGRESS", "output": self.progress.pop_update()}, ensure_ascii=False)
         assert self._url
         with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError, OSError):
             async with session.post(self._url, data=body.encode(), headers=self._headers) as response:

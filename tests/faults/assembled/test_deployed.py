@@ -80,7 +80,7 @@ def test_runpods_execution_timeout_stops_the_job(deployed, case):
 def test_our_own_deadline_gives_the_reason(deployed, case):
     stall(deployed, 2)
     told = case.runs(deployed, prompt=slow_prompt(0xABC404), timeout_s=0.5)
-    assert "the job's time was over" in told["error"]
+    assert "the job ran out of time" in told["error"]
 
 
 @fault("post-500")
