@@ -317,12 +317,7 @@ class ComfyRunner:
         return {}
 
     async def _call(self, run: PromptRun, request: Awaitable[T]) -> T:
-        """Await a request to ComfyUI.
-
-        Raises:
-            _DiedError: ComfyUI has died meanwhile.
-            NoAnswerError: it lives, but did not answer.
-        """
+        """Await a request. Raises :class:`_DiedError` if ComfyUI died meanwhile, else :class:`NoAnswerError`."""
         try:
             return await request
         except NoAnswerError:
@@ -374,11 +369,7 @@ class ComfyRunner:
         return run.history_from_events()
 
     async def _poll_history(self, run: PromptRun) -> dict[str, Any] | None:
-        """Return the history of a prompt without recent events; None if it has not ended.
-
-        Raises:
-            WorkerError: INTERRUPTED, the prompt is gone from ComfyUI; COMFYUI_DIED, a ComfyUI not ours is gone.
-        """
+        """Return the history of a prompt without recent events; None if it has not ended. Raises if it is gone."""
         now = time.monotonic()
         try:
             if history := await self._api.history(run.prompt_id):

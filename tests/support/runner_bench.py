@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import requests
 
 from comfy_runner import ComfyRunner, Result
@@ -16,7 +20,7 @@ from worker.errors import WorkerError
 from worker.job import parse_job
 from worker.settings import SIMULATOR_PATH, Settings
 
-__all__ = ["RunnerBench", "image_prompt", "node", "on_bench", "sampler_prompt"]
+__all__ = ["RunnerBench", "image_prompt", "misbehave_from_start", "node", "on_bench", "sampler_prompt"]
 
 JOB_TIMEOUT_S = 30
 
@@ -61,6 +65,12 @@ class RunnerBench:
         )
         assert answer.ok, answer.text
 
+    def kill_comfyui(self) -> None:
+        """Kill it as the kernel does when memory runs out."""
+        process = self.runner.server._process
+        assert process and process.pid
+        os.kill(process.pid, signal.SIGKILL)
+
     async def get(self, path: str) -> Any:
         """What ComfyUI says at a path."""
         return (await asyncio.to_thread(lambda: requests.get(self.url + path, timeout=10))).json()
@@ -75,6 +85,12 @@ class RunnerBench:
     async def is_running_something(self) -> bool:
         """Whether ComfyUI executes a prompt right now."""
         return bool((await self.get("/queue"))["queue_running"])
+
+
+def misbehave_from_start(monkeypatch: pytest.MonkeyPatch, base: Path, **faults: Any) -> None:
+    """Put faults in force from the simulator's start on, their counts kept over its restarts."""
+    monkeypatch.setenv("SIMULATOR_MISBEHAVE", json.dumps(faults))
+    monkeypatch.setenv("SIMULATOR_MISBEHAVE_STATE", str(base / "faults.json"))
 
 
 def on_bench(base: Path, scenario: Callable[[RunnerBench], Awaitable[None]], **env: str) -> None:

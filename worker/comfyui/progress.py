@@ -77,7 +77,8 @@ class JobProgress:
 
     def set_phase(self, phase: str, message: str) -> None:
         """Begin a phase: starting, models, queued, running or collecting."""
-        self._now = {"phase": phase, "percent": None, "message": message} | self._kept()
+        kept = {key: self._now[key] for key in ("prompt_id",) if key in self._now}
+        self._now = {"phase": phase, "percent": None, "message": message} | kept
         self._changed()
 
     def set_models(self, files: Sequence[FileProgress]) -> None:
@@ -108,9 +109,6 @@ class JobProgress:
             _Thumbnail({"node": node_id, "index": index, "jpeg_b64": base64.b64encode(jpeg).decode()})
         )
         self._changed()
-
-    def _kept(self) -> Update:
-        return {key: self._now[key] for key in ("prompt_id",) if key in self._now}
 
     def _on_start(self, data: Update) -> None:
         self.set_phase("running", "ComfyUI has begun")

@@ -95,9 +95,6 @@ class _PreparedFile:
     entry: Entry
     body: Body
 
-    def read(self) -> bytes:
-        return self.body.read()
-
 
 class Delivery:
     """Delivers one job's files. Blocks; for a thread.
@@ -165,7 +162,7 @@ class Delivery:
         for file in self._prepared():
             sizes.append(file.body.size)
             self._check_sizes(sizes)
-            entries.append({"b64": pybase64.b64encode_as_string(file.read()), **file.entry})
+            entries.append({"b64": pybase64.b64encode_as_string(file.body.read()), **file.entry})
         return entries
 
     def _check_sizes(self, sizes: Sequence[int]) -> None:

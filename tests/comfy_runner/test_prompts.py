@@ -156,12 +156,3 @@ def test_a_comfyui_that_others_use_as_well_takes_our_inputs_and_gives_us_none_of
         other.runner.stop()
 
     on_bench(tmp_path, scenario)
-
-
-def test_a_url_where_nothing_listens_says_so(tmp_path):
-    async def scenario(bench):
-        error = await bench.fail(image_prompt(1))
-        assert error.code is Code.COMFYUI_START_FAILED
-        assert "127.0.0.1:9" in str(error)
-
-    on_bench(tmp_path, scenario, COMFYUI_URL="http://127.0.0.1:9", COMFYUI_START_TIMEOUT_S="1")
