@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
+from tests.support.webp_files import as_the_frontend_reads, odd_chunks, odd_webp
 from worker.results.convert import NotConvertedError, convert, even_chunks
 
 TEXTS = {"prompt": json.dumps({"1": {"inputs": {"text": "ü"}}}), "workflow": json.dumps({"nodes": [1]})}
@@ -28,28 +29,6 @@ def noise(mode: str = "RGB") -> Image.Image:
     return layers[0].convert(mode) if len(layers) == 1 else Image.merge(mode, layers)
 
 
-def as_the_frontend_reads(webp: bytes) -> dict[str, str]:
-    """ComfyUI's getWebpMetadata and parseExifData (frontend 1.27), line by line: no padding, tags of type 2 only."""
-    texts, at = {}, 12
-    while at < len(webp):
-        size = int.from_bytes(webp[at + 4 : at + 8], "little")
-        if webp[at : at + 4] == b"EXIF":
-            if webp[at + 8 : at + 14] == b"Exif\0\0":
-                at += 6
-            exif = webp[at + 8 : at + 8 + size]
-            order = "little" if exif[:2] == b"II" else "big"
-            start = int.from_bytes(exif[4:8], order)
-            for number in range(int.from_bytes(exif[start : start + 2], order)):
-                entry = exif[start + 2 + number * 12 :][:12]
-                kind, count, offset = (int.from_bytes(entry[a:b], order) for a, b in ((2, 4), (4, 8), (8, 12)))
-                if kind == 2:
-                    name, _, text = exif[offset : offset + count - 1].decode().partition(":")
-                    texts[name] = text
-            break
-        at += 8 + size
-    return texts
-
-
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1"])
 def test_comfyuis_frontend_finds_the_workflow_in_the_webp(mode):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes() + b"\0"  # one chunk of odd length
@@ -64,14 +43,14 @@ def test_comfyuis_frontend_finds_the_workflow_in_the_webp(mode):
 
 
 def test_chunks_are_made_even_without_changing_the_picture():
-    out = io.BytesIO()
-    image = noise("RGBA")
-    image.save(out, "WEBP", lossless=True)
-    for _ in range(8):  # some of these have an odd chunk
-        image.putpixel((0, 0), (1, 2, 3, 4))
-        mended = even_chunks(out.getvalue())
-        with Image.open(io.BytesIO(out.getvalue())) as before, Image.open(io.BytesIO(mended)) as after:
-            assert before.tobytes() == after.tobytes()
+    webp = odd_webp({"1": {}})
+    assert odd_chunks(webp)
+    assert as_the_frontend_reads(webp) == {}
+    even = even_chunks(webp)
+    assert not odd_chunks(even)
+    assert as_the_frontend_reads(even) == {"prompt": '{"1": {}}'}
+    with Image.open(io.BytesIO(webp)) as before, Image.open(io.BytesIO(even)) as after:
+        assert before.tobytes() == after.tobytes()
 
 
 def test_the_last_byte_of_a_cut_webp_is_not_lost():
