@@ -1,4 +1,4 @@
-"""What a prompt can do wrong by itself, and what the runner makes of it."""
+"""Errors that a prompt causes by itself, and the way the runner handles them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The worker's ears and questions: what ComfyUI may send without ending either."""
+"""ComfyUI's HTTP and websocket: nothing that it sends may end the listening or fail a request."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ ODD_FRAMES = ["[" * 50_000, "1" * 5000, "5", "{}", '{"data": {}}', '{"type": [],
 ODD_FRAMES += ['{"type": "worker.preview", "data": {}}', b"", b"\x00\x00\x00\x04\xff\xff\xff\xff" + b"[" * 50_000]
 
 
-async def heard_after(frames, listener):
-    """What a listener hears of these frames and of a last one, ``good``."""
-    heard, done = [], asyncio.Event()
+async def events_after(frames, listener):
+    """Return the types of the events that a listener gets of these frames and of a last one, ``good``."""
+    received, done = [], asyncio.Event()
 
     async def serve(request):
         socket = web.WebSocketResponse()
@@ -27,8 +27,8 @@ async def heard_after(frames, listener):
             pass
         return socket
 
-    def hear(event):
-        heard.append(event["type"])
+    def on_event(event):
+        received.append(event["type"])
         if event["type"] == "good":
             done.set()
         listener(event)
@@ -39,25 +39,25 @@ async def heard_after(frames, listener):
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     api = ComfyApi(f"http://127.0.0.1:{runner.addresses[0][1]}", "me")
-    with api.subscribed(hear):
+    with api.subscribed(on_event):
         api.follow_events()
         await asyncio.wait_for(done.wait(), 20)
     await api.close()
     await runner.cleanup()
-    return heard
+    return received
 
 
 def test_frames_that_say_nothing_are_passed_over():
-    assert asyncio.run(heard_after(ODD_FRAMES, bool)) == ["worker.socket_open", "good"]
+    assert asyncio.run(events_after(ODD_FRAMES, bool)) == ["worker.socket_open", "good"]
 
 
-def test_an_event_that_the_listener_cannot_take_is_logged_and_the_next_one_heard(caplog):
+def test_an_event_that_the_listener_cannot_process_is_logged_and_the_next_one_delivered(caplog):
     def listener(event):
         if event["type"] == "bad":
             raise KeyError("node")
 
-    heard = asyncio.run(heard_after(['{"type": "bad", "data": {}}'], listener))
-    assert heard == ["worker.socket_open", "bad", "good"]
+    received = asyncio.run(events_after(['{"type": "bad", "data": {}}'], listener))
+    assert received == ["worker.socket_open", "bad", "good"]
     assert "cannot process an event of ComfyUI (bad)" in caplog.text
 
 
@@ -74,12 +74,12 @@ def test_answers_that_are_no_json_objects_say_nothing():
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         api = ComfyApi(f"http://127.0.0.1:{runner.addresses[0][1]}", "me")
-        said = await api.system_stats(), await api.history("a"), await api.has_prompt("a"), await api.object_info("A")
+        answers = await api.system_stats(), await api.history("a"), await api.has_prompt("a"), await api.object_info("A")
         await runner.cleanup()
         with pytest.raises(NoAnswerError):
             await api.system_stats()
         assert not await api.is_up()
         await api.close()
-        return said
+        return answers
 
     assert asyncio.run(ask()) == ({}, None, False, {})

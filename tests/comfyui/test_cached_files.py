@@ -1,4 +1,4 @@
-"""Whose file it is that ComfyUI named, by what the worker has seen."""
+"""The job that each cached file belongs to, by the prompts that the worker has run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from worker.comfyui import cached_files as authors
+from worker.comfyui import cached_files as module
 from worker.comfyui.cached_files import CachedFiles, content_key, nodes_from_cache, with_rerun_input
 from worker.results.outputs import TEXT, Output, OutputFile
 
@@ -22,15 +22,15 @@ def video(node_id: str = "9", name: str = "a.mp4", kind: str = "output", data: b
     return OutputFile(Output(node_id, name, "", kind), data=data)
 
 
-def test_jobs_with_the_same_texts_are_one_author_and_any_difference_makes_two():
+def test_jobs_with_the_same_texts_have_one_key_and_any_difference_makes_two():
     assert content_key(PROMPT, {"workflow": {"a": 1}}) == content_key(dict(PROMPT), {"workflow": {"a": 1}})
     assert content_key(PROMPT, {}) != content_key(PROMPT, {"workflow": None})
     assert content_key(PROMPT, {}) != content_key({**PROMPT, "2": PROMPT["1"]}, {})
 
 
-def test_a_marked_node_is_another_to_the_cache_and_the_prompt_stays_as_it_was():
+def test_a_node_with_the_rerun_input_is_another_to_the_cache_and_the_prompt_stays_as_it_was():
     changed = with_rerun_input(PROMPT, {"9"}, "me")
-    assert changed["9"]["inputs"] == {"x": ["1", 0], authors.RERUN_INPUT: "me"}
+    assert changed["9"]["inputs"] == {"x": ["1", 0], module.RERUN_INPUT: "me"}
     assert changed["1"] is PROMPT["1"]
     assert PROMPT["9"]["inputs"] == {"x": ["1", 0]}
 
@@ -70,14 +70,14 @@ def texts(**pairs: str) -> PngInfo:
     return info
 
 
-def test_a_png_whose_texts_can_all_be_replaced_and_a_text_are_not_made_anew():
+def test_a_png_whose_texts_can_all_be_replaced_and_a_text_are_not_saved_again():
     text = OutputFile(Output("9", "node_9.txt", "", TEXT, "hello"), data=b"hello")
     with_texts = png(pnginfo=texts(prompt="{}", workflow='{"a": 1}'), icc_profile=b"x")
     assert CachedFiles().foreign_nodes("me", [png(), with_texts, text], PROMPT, {"9"}) == set()
 
 
 @pytest.mark.parametrize("more", ["a plain text", "EXIF", "cut short"])
-def test_a_png_with_more_in_it_than_comfyui_writes_is_made_anew(more):
+def test_a_png_with_more_in_it_than_comfyui_writes_is_saved_again(more):
     exif = Image.Exif()
     exif[0x010E] = "workflow of somebody"
     found = {"a plain text": png(pnginfo=texts(parameters="a cat")), "EXIF": png(exif=exif)}.get(more, png())
@@ -85,7 +85,7 @@ def test_a_png_with_more_in_it_than_comfyui_writes_is_made_anew(more):
     assert CachedFiles().foreign_nodes("me", [video(name="a.png", data=data)], PROMPT, {"9"}) == {"9"}
 
 
-def test_a_file_that_is_gone_before_it_is_looked_at_counts_as_anothers(tmp_path):
+def test_a_file_that_is_gone_before_it_is_looked_at_counts_as_foreign(tmp_path):
     gone = OutputFile(Output("9", "a.mp4", "", "output"), tmp_path / "a.mp4")
     assert CachedFiles().foreign_nodes("me", [gone], PROMPT, {"9"}) == {"9"}
 
@@ -115,7 +115,7 @@ def test_files_of_nodes_that_others_expanded_into_are_told_apart_by_what_is_writ
 
 
 def test_only_so_many_files_are_remembered(monkeypatch):
-    monkeypatch.setattr(authors, "MOST_FILES", 2)
+    monkeypatch.setattr(module, "MOST_FILES", 2)
     known = CachedFiles()
     for name in ("a.mp4", "b.mp4", "c.mp4"):
         known.record("me", PROMPT, [video(name=name).output], set())

@@ -1,4 +1,4 @@
-"""Every folder that this worker fills, and every other that ComfyUI knows, is told to ComfyUI."""
+"""ComfyUI reads every folder that this worker fills, and every other that it has, from the models folder."""
 
 from __future__ import annotations
 

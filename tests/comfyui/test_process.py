@@ -1,4 +1,4 @@
-"""The child process: its log kept, its end noticed, nothing left behind."""
+"""The child process: its log is kept, its exit noticed, no descendant left over."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ComfyUI's events become the progress of the contract; what was taken is not given twice."""
+"""ComfyUI's events become the progress of the contract; no change is sent twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small pictures of what was just saved: of images only, within their bounds, and nobody waits for them."""
+"""Thumbnails of saved images: of images only, within their limits, and never waited for."""
 
 from __future__ import annotations
 

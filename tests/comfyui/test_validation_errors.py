@@ -1,4 +1,4 @@
-"""Each way ComfyUI says no becomes the code that tells a caller what to do."""
+"""Each of ComfyUI's validation errors becomes the code that tells a caller what to do."""
 
 from __future__ import annotations
 

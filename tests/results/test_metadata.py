@@ -1,4 +1,4 @@
-"""How an image was info is read back from its graph, as far as the graph tells it."""
+"""The generation data of an image is read back from its graph, as far as the graph has it."""
 
 from __future__ import annotations
 
