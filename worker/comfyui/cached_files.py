@@ -1,4 +1,4 @@
-"""Which job each of ComfyUI's files belongs to, so that nobody gets a file that carries another caller's workflow.
+"""The job that each of ComfyUI's files belongs to, so that no caller gets a file with another caller's workflow.
 
 ComfyUI answers what it has run before from its cache, with the files of the job that ran it, and those carry that job's
 prompt and workflow. A PNG's texts are replaced before it is returned (``results/png_text.py``). Every other kind, and a

@@ -28,7 +28,7 @@ from worker.stop import Stop, StoppedError
 
 ESTIMATE_S = 3.0  # for the sizes in a RESULT_TOO_LARGE; a GPU is idle meanwhile
 ESTIMATE_BYTES = 64 << 20
-MAX_REPAIRED_BYTES = 64 << 20  # a larger WebP is not read into memory only for its workflow
+MAX_REPAIRED_BYTES = 64 << 20  # reading a larger WebP into memory is not worth its workflow
 
 log = logging.getLogger(__name__)
 
