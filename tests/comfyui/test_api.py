@@ -74,7 +74,12 @@ def test_answers_that_are_no_json_objects_say_nothing():
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         api = ComfyApi(f"http://127.0.0.1:{runner.addresses[0][1]}", "me")
-        answers = await api.system_stats(), await api.history("a"), await api.has_prompt("a"), await api.object_info("A")
+        answers = (
+            await api.system_stats(),
+            await api.history("a"),
+            await api.has_prompt("a"),
+            await api.object_info("A"),
+        )
         await runner.cleanup()
         with pytest.raises(NoAnswerError):
             await api.system_stats()

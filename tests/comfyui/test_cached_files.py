@@ -46,7 +46,7 @@ def test_a_cached_file_is_the_writers(writer):
     assert known.foreign_nodes("me", [video()], PROMPT, {"9"}) == (set() if writer == "me" else {"9"})
 
 
-def test_a_cached_file_that_nobody_is_known_to_have_written_is_foreign():
+def test_a_cached_file_without_a_recorded_writer_is_foreign():
     assert CachedFiles().foreign_nodes("me", [video()], PROMPT, {"9"}) == {"9"}
 
 
@@ -100,7 +100,7 @@ def test_what_a_failed_prompt_wrote_is_its_own_and_what_it_found_is_not():
     assert known.foreign_nodes("unheard", [video("7", "c.mp4")], PROMPT, {"7"}) == {"7"}
 
 
-def test_files_of_nodes_that_others_expanded_into_are_told_apart_by_what_is_writers():
+def test_files_of_nodes_that_others_expanded_into_are_told_apart_by_what_is_recorded():
     inner, prompt = video("9.0.0.1"), PROMPT
     earlier = nodes_from_cache([inner.output], prompt, set())
     assert earlier == {"9.0.0.1"}
