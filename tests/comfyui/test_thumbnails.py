@@ -58,7 +58,7 @@ def test_what_cannot_be_shown_is_left_out(monkeypatch, tmp_path):
 
 
 def made(outputs: list[dict], find, *, with_previews: bool = True, wanted: int = 1) -> list[dict]:
-    """What one ``executed`` event gives; waits until as many as wanted are there."""
+    """Return the thumbnails of one ``executed`` event; waits until as many as wanted are there."""
 
     async def run() -> list[dict]:
         enough, found = asyncio.Event(), list[dict]()

@@ -50,7 +50,7 @@ class RunnerBench:
         return await self.runner.run(job, job.prompt, time.monotonic() + timeout_s)
 
     async def fail(self, prompt: dict[str, Any], timeout_s: float = JOB_TIMEOUT_S, **fields: Any) -> WorkerError:
-        """Run a prompt that must fail; its error."""
+        """Run a prompt that must fail. Return its error."""
         try:
             result = await self.run(prompt, timeout_s, **fields)
         except WorkerError as error:
@@ -72,18 +72,18 @@ class RunnerBench:
         os.kill(process.pid, signal.SIGKILL)
 
     async def get(self, path: str) -> Any:
-        """What ComfyUI says at a path."""
+        """Return ComfyUI's JSON at a path."""
         return (await asyncio.to_thread(lambda: requests.get(self.url + path, timeout=10))).json()
 
     async def wait_for(self, happened: Callable[[], Awaitable[bool]], timeout_s: float = 10) -> None:
-        """Wait until something is so."""
+        """Wait until ``happened`` returns True."""
         deadline = time.monotonic() + timeout_s
         while not await happened():
             assert time.monotonic() < deadline, "it never happened"
             await asyncio.sleep(0.02)
 
     async def is_running_something(self) -> bool:
-        """Whether ComfyUI executes a prompt right now."""
+        """Return True if ComfyUI executes a prompt right now."""
         return bool((await self.get("/queue"))["queue_running"])
 
 

@@ -1,1 +1,1 @@
-"""What a prompt saved: read, converted, measured and delivered."""
+"""A prompt's files: chosen, converted, described and delivered."""
