@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from worker.downloads.disk import existing, free_bytes
+from worker.downloads.disk import free_bytes, nearest_existing
 from worker.errors import Code, WorkerError
 from worker.models import plan
 from worker.models.ensure_state import Facts, ModelJob, ModelReport, file_facts, listed_facts
@@ -146,7 +146,7 @@ class ModelManager:
             facts = file_facts(file, inventory.entries.get(location))
             facts["baked"] = file.fingerprint in self._pruner.preinstalled
             models.setdefault(location.folder, []).append(facts)
-        usage = shutil.disk_usage(existing(self.root))
+        usage = shutil.disk_usage(nearest_existing(self.root))
         return {
             "models": models,
             "disk": {"free_bytes": usage.free, "total_bytes": usage.total, "shared_volume": self.shared},
@@ -283,9 +283,9 @@ class ModelManager:
 
 
 def _sites(settings: Settings) -> ModelSource:
-    from worker.downloads.source import ModelSites  # noqa: PLC0415 - a worker with a source of its own needs no sites
+    from worker.downloads.source import WebModelSource  # noqa: PLC0415 - a worker with a source of its own needs no sites
 
-    return ModelSites(settings)
+    return WebModelSource(settings)
 
 
 def _parser(settings: Settings) -> Callable[[str], Sequence[RepoLine]]:

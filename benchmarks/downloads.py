@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import report
 from benchmarks.report import Goal, under
 from tests.support.safetensors_files import header_only
-from worker.downloads.source import ModelSites
+from worker.downloads.source import WebModelSource
 from worker.settings import Settings
 from worker.sites.repo_list import parse_repo_list
 from worker.sites.types import Download, ModelFile
@@ -65,7 +65,7 @@ def ours(base: str, into: Path, names: dict[str, str]) -> None:
         (line,) = parse_repo_list(f"ckpt {base}/{name}", hosts=settings.model_hosts)
         file = ModelFile(f"http:{line.url}", "checkpoints", name, line.url, line, sha256=sha256)
         downloads.append(Download(file, into / name))
-    done = ModelSites(settings).fetch(downloads, Stop(), lambda files: None)
+    done = WebModelSource(settings).fetch(downloads, Stop(), lambda files: None)
     assert {each.path.name: each.sha256 for each in done} == names
 
 

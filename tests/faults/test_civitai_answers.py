@@ -69,8 +69,8 @@ TABLE = [
     (Canned(200, b"<html></html>"), 1, Code.DOWNLOAD_FAILED, "a web page or XML", "again"),
     (Canned(200, b'{"error": 1}', {"Content-Type": "application/octet-stream"}), 1, Code.DOWNLOAD_FAILED, "JSON", ""),
     (Canned(307, b""), 1, Code.DOWNLOAD_FAILED, "answered 307", ""),
-    (Canned(302, b"", {"Location": "https://[bad"}), 1, Code.DOWNLOAD_FAILED, "can not be read", "another"),
-    (Canned(200, DATA, {"Content-Encoding": "gzip"}), 1, Code.DOWNLOAD_FAILED, "gzip-encoded", ""),
+    (Canned(302, b"", {"Location": "https://[bad"}), 1, Code.DOWNLOAD_FAILED, "cannot be read", "another"),
+    (Canned(200, DATA, {"Content-Encoding": "gzip"}), 1, Code.DOWNLOAD_FAILED, "compressed (gzip)", ""),
 ]
 
 

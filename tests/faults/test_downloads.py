@@ -22,7 +22,7 @@ def test_many_files_of_all_sizes_arrive_whole(server, rig):
     files = [safetensors_bytes(size, str(size)) for size in sizes]
     lines = [add(server, data, f"m{len(data)}.safetensors")[0] for data in files]
     reports = []
-    results = rig.sites.fetch(rig.downloads(rig.resolve("\n".join(lines))), Stop(), reports.append)
+    results = rig.source.fetch(rig.downloads(rig.resolve("\n".join(lines))), Stop(), reports.append)
     assert [result.path.read_bytes() == data for result, data in zip(results, files, strict=True)] == [True] * 6
     assert [result.sha256 for result in results] == [hashlib.sha256(data).hexdigest() for data in files]
     assert [result.size for result in results] == sizes

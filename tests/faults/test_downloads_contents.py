@@ -61,7 +61,7 @@ def test_a_wrong_published_size_does_no_harm(server, rig, caplog):
     text, _ = add(server, size_kb=123.0)
     (done,) = rig.fetch(text)
     assert done.size == len(SMALL)
-    assert "has 300000 bytes where its site says 125952" in caplog.text
+    assert "has 300000 bytes where its site lists 125952" in caplog.text
 
 
 def test_a_file_without_a_length_is_whole_when_its_header_says_so(server, rig):
@@ -88,7 +88,7 @@ def test_a_pickle_without_length_hash_and_size_is_refused(server, tmp_path):
     rig = Rig(server, tmp_path, ALLOW_PICKLE="1")
     text, file = add(server, b"\x80\x02" + noise(50_000, "p"), "x.ckpt", sha256=None, size_kb=0.0)
     file.ignore_range, file.send_length = True, False
-    assert "nothing tells whether the file is whole" in refusal(rig, text).message
+    assert "neither a length nor a hash shows that the file is whole" in refusal(rig, text).message
     file.send_length = True
     (done,) = rig.fetch(text)
     assert done.path.name == "x.ckpt"

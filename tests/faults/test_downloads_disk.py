@@ -1,4 +1,4 @@
-"""Disks that are full or can not be written, and what dead downloads leave behind."""
+"""Disks that are full or cannot be written, and what dead downloads leave behind."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import pytest
 from tests.support.civitai_server import CivitaiServer
 from tests.support.model_rig import QUICK, Rig
 from tests.support.safetensors_files import safetensors_bytes
-from worker.downloads.part_files import PartFile, PathTakenError, part_name
-from worker.downloads.pool import check_room, download_all, sweep_parts
+from worker.downloads.part_files import PartFile, PathTakenError, part_name, sweep_parts
+from worker.downloads.pool import check_free_space, download_all
 from worker.errors import Code, WorkerError
 from worker.sites.client import SiteClient, Sites
 from worker.stop import Stop
@@ -150,7 +150,7 @@ def test_a_folder_that_can_not_be_written(server, rig, monkeypatch, number):
     monkeypatch.setattr(os, "open", refuse)
     error = refusal(rig, text)
     assert error.code is Code.DOWNLOAD_FAILED
-    assert "the models folder `loras` can not be written" in error.message
+    assert "the models folder `loras` cannot be written" in error.message
     assert "MODELS_DIR" in error.hint
 
 
@@ -208,14 +208,14 @@ def test_a_directory_or_a_dangling_link_under_the_name_is_left_alone(tmp_path):
 def test_an_unwritable_folder_for_real(server, small_disk):
     rig = Rig(server, small_disk / "models")
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    assert "can not be written" in refusal(rig, add(server)).message
+    assert "cannot be written" in refusal(rig, add(server)).message
 
 
 def test_room_is_counted_for_each_disk_and_unknown_sizes_are_left_out(server, rig):
     server_version = add(server, size_kb=0.0)
-    check_room(rig.downloads(rig.resolve(server_version)), reserve_bytes=0)
+    check_free_space(rig.downloads(rig.resolve(server_version)), reserve_bytes=0)
     with pytest.raises(WorkerError):
-        check_room(rig.downloads(rig.resolve(server_version)), reserve_bytes=1 << 60)
+        check_free_space(rig.downloads(rig.resolve(server_version)), reserve_bytes=1 << 60)
 
 
 def test_part_names_fit_and_do_not_end_like_models():

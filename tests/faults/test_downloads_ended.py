@@ -58,7 +58,7 @@ def test_cancelling_ends_within_a_second_and_leaves_nothing(server, tmp_path, un
     downloads = rig.downloads(rig.resolve("\n".join(lines)))
     threading.Timer(0.3, stop.set).start()
     with pytest.raises(StoppedError):
-        rig.sites.fetch(downloads, stop, lambda files: None)
+        rig.source.fetch(downloads, stop, lambda files: None)
     ended = time.monotonic()
     assert rig.files() == []
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("download-", "hash"))]
@@ -80,7 +80,7 @@ def test_cancelling_takes_no_time(server, rig):
     downloads = rig.downloads(rig.resolve(text))
     threading.Thread(target=cancel, daemon=True).start()
     with pytest.raises(StoppedError):
-        rig.sites.fetch(downloads, stop, lambda files: None)
+        rig.source.fetch(downloads, stop, lambda files: None)
     assert time.monotonic() - seen[0] < 0.5
 
 
@@ -91,7 +91,7 @@ def test_the_jobs_deadline_ends_a_download(server, tmp_path):
     downloads = rig.downloads(rig.resolve(text))
     started = time.monotonic()
     with pytest.raises(WorkerError) as caught:
-        rig.sites.fetch(downloads, Stop(time.monotonic() + 0.3), lambda files: None)
+        rig.source.fetch(downloads, Stop(time.monotonic() + 0.3), lambda files: None)
     assert caught.value.code is Code.TIMEOUT
     assert time.monotonic() - started < 1.0
     assert rig.files() == []

@@ -43,7 +43,7 @@ def test_the_same_file_put_there_meanwhile_counts_as_done(server, rig):
     downloads[0].path.parent.mkdir()
     downloads[0].path.write_bytes(SMALL)
     before = downloads[0].path.stat().st_ino
-    (done,) = rig.sites.fetch(downloads, Stop(), lambda files: None)
+    (done,) = rig.source.fetch(downloads, Stop(), lambda files: None)
     assert done.path.stat().st_ino == before
     assert rig.files() == ["loras/x.safetensors"]
 
@@ -55,7 +55,7 @@ def test_other_bytes_under_the_name_are_never_replaced(server, rig, size):
     downloads[0].path.parent.mkdir()
     downloads[0].path.write_bytes(bytes(size))
     with pytest.raises(WorkerError, match="another worker gave the name") as caught:
-        rig.sites.fetch(downloads, Stop(), lambda files: None)
+        rig.source.fetch(downloads, Stop(), lambda files: None)
     assert caught.value.details["taken"] == "loras/x.safetensors"
     assert downloads[0].path.read_bytes() == bytes(size)
     assert rig.files() == ["loras/x.safetensors"]
@@ -68,7 +68,7 @@ def test_two_processes_may_bring_the_same_file(server, rig):
     results: list[object] = []
 
     def bring() -> None:
-        results.extend(rig.sites.fetch(downloads, Stop(), lambda files: None))
+        results.extend(rig.source.fetch(downloads, Stop(), lambda files: None))
 
     threads = [threading.Thread(target=bring) for _ in range(2)]
     for thread in threads:
@@ -83,7 +83,7 @@ def test_one_file_for_two_places(server, rig):
     text, _ = add(server)
     (file,) = rig.resolve(text)
     wanted = [Download(file, rig.models_dir / folder / "x.safetensors") for folder in ("loras", "checkpoints")]
-    assert [done.path for done in rig.sites.fetch(wanted, Stop(), lambda files: None)] == [w.path for w in wanted]
+    assert [done.path for done in rig.source.fetch(wanted, Stop(), lambda files: None)] == [w.path for w in wanted]
 
 
 def test_a_named_host_is_downloaded_from(server, tmp_path):

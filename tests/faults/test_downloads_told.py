@@ -14,7 +14,7 @@ from worker.stop import Stop
 
 def test_nothing_to_fetch_is_reported_once(rig):
     reports = []
-    assert rig.sites.fetch([], Stop(), reports.append) == []
+    assert rig.source.fetch([], Stop(), reports.append) == []
     assert reports == [[]]
 
 

@@ -16,7 +16,7 @@ from model_manager import ModelManager
 from tests.support.civitai_server import CivitaiServer
 from tests.support.model_rig import QUICK
 from tests.support.safetensors_files import safetensors_bytes
-from worker.downloads.source import ModelSites
+from worker.downloads.source import WebModelSource
 from worker.settings import Settings
 
 REPO = Path(__file__).resolve().parents[2]
@@ -63,7 +63,7 @@ def test_whenever_a_worker_is_killed_the_next_one_finishes_and_nothing_else_is_t
         assert all(data in contents.values() for data in new), "bytes under a final name must be whole and right"
 
         settings = Settings.from_environ(environ)
-        result = ModelManager(settings, ModelSites(settings, retry=QUICK)).prepare(repo_list, {})
+        result = ModelManager(settings, WebModelSource(settings, retry=QUICK)).prepare(repo_list, {})
         assert len(result.downloaded) + len(result.ready) == len(contents)
         assert result.pruned == []
         after = models(root)

@@ -17,9 +17,8 @@ from worker.models.locations import DiskFile
 from worker.models.manifest import Entry
 from worker.net.answers import HttpAnswer
 from worker.net.retry import Retry
-from worker.sites import civitai, hugging_face
-from worker.sites import direct_link as direct
-from worker.sites.client import Reached, Sites, _json_body, _next_hop
+from worker.sites import civitai, direct_link, hugging_face
+from worker.sites.client import FinalResponse, Sites, _json_body, _next_hop
 from worker.sites.errors import SiteError, login_error, site_error, storage_error
 from worker.sites.repo_list import parse_repo_list
 from worker.sites.types import MANAGED_FOLDERS
@@ -67,10 +66,10 @@ class FakeClient:
     def json(self, url, line, stop, budget):
         return self.facts if isinstance(self.facts, dict) else _json_body(response(json.dumps(self.facts).encode()))
 
-    def follow(self, url, line, span=None, enough=None):
+    def follow(self, url, line, span=None, until=None):
         answer = response(b"", self.status, self.headers)
         answer.url = self.url
-        return Reached(answer, self.url, True)
+        return FinalResponse(answer, self.url)
 
 
 def response(body, status=200, headers=()):
@@ -160,7 +159,9 @@ def test_any_headers_of_the_hub_end_in_a_file_or_in_an_error_that_quotes_the_lin
 )
 def test_any_headers_of_a_plain_host_end_in_a_file_or_in_an_error_that_quotes_the_line(headers, status, text, path):
     url = f"https://cdn.example/x?response-content-disposition={text}"
-    looked_up(direct.resolve, f"lora https://models.example{path}", FakeClient(status=status, headers=headers, url=url))
+    looked_up(
+        direct_link.resolve, f"lora https://models.example{path}", FakeClient(status=status, headers=headers, url=url)
+    )
 
 
 @given(st.binary(max_size=60) | JSON.map(json.dumps).map(str.encode) | st.sampled_from([b"[" * 99_999, b"1" * 9999]))

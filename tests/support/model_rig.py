@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worker.downloads.source import ModelSites
+from worker.downloads.source import WebModelSource
 from worker.net.retry import Retry
 from worker.settings import Settings
 from worker.sites.repo_list import parse_repo_list
@@ -26,17 +26,17 @@ class Rig:
         self.models_dir = models_dir
         named = {**server.env(), "MODELS_DIR": str(models_dir), **environ}
         self.settings = Settings.from_environ(named)
-        self.sites = ModelSites(self.settings, retry=retry)
+        self.source = WebModelSource(self.settings, retry=retry)
 
     def resolve(self, text: str, stop: Stop | None = None) -> list[ModelFile]:
         lines = parse_repo_list(text, hosts=self.settings.model_hosts, allow_pickle=self.settings.allow_pickle)
-        return self.sites.resolve(lines, stop or Stop())
+        return self.source.resolve(lines, stop or Stop())
 
     def downloads(self, files: list[ModelFile]) -> list[Download]:
         return [Download(file, self.models_dir / file.folder / file.filename) for file in files]
 
     def fetch(self, text: str, stop: Stop | None = None, report: Report = lambda files: None) -> list[Downloaded]:
-        return self.sites.fetch(self.downloads(self.resolve(text, stop)), stop or Stop(), report)
+        return self.source.fetch(self.downloads(self.resolve(text, stop)), stop or Stop(), report)
 
     def files(self) -> list[str]:
         """Every file under the models folder, unfinished ones too."""

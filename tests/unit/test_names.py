@@ -84,7 +84,7 @@ def test_only_safetensors_are_accepted_without_the_operators_word():
     assert extension_problem("a.ckpt", True) is None
     assert extension_problem("a.gguf", True) is None
     assert extension_problem("a.ckpt", False)[0] is Code.MODEL_UNSAFE
-    assert "can not check" in extension_problem("a.gguf", False)[1]
+    assert "cannot check" in extension_problem("a.gguf", False)[1]
     assert extension_problem("a.zip", True) == (
         Code.INVALID_REPO_LIST,
         "a.zip is a .zip file, not a .safetensors model",

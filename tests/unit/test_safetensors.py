@@ -40,14 +40,14 @@ def test_whole_files_pass(tmp_path, data):
         (b"1234567", "has only 7 bytes"),
         (safetensors_bytes(4096)[:-1], "1 bytes are missing"),
         (safetensors_bytes(4096)[:100], "ends inside its header"),
-        (safetensors_bytes(4096) + b"x", "has 4097 bytes where its header says 4096"),
+        (safetensors_bytes(4096) + b"x", "has 4097 bytes where its header gives 4096"),
         (b"<!DOCTYPE html><html>Sign in</html>", "is a web page or XML"),
         (b'{"error": "Unauthorized"}', "is JSON text"),
         (b"PK\x03\x04" + bytes(100), "is a zip archive or a PyTorch pickle"),
         (b"\x80\x02}q\x00." + bytes(100), "is a pickle"),
         (b"GGUF\x03\x00\x00\x00" + bytes(100), "is a GGUF file"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
-        (struct.pack("<Q", 1 << 40) + b"{" + bytes(100), "something else than safetensors"),
+        (struct.pack("<Q", 1 << 40) + b"{" + bytes(100), "something other than safetensors"),
         (struct.pack("<Q", 10) + b"{not json}", "a header that is not JSON"),
         (struct.pack("<Q", 200_000) + b'{"a":' * 40_000, "a header that is not JSON"),
         (header_only({"a": {**TENSOR, "shape": [3]}}, bytes(8)), "shape does not fit"),
@@ -66,7 +66,7 @@ def test_everything_else_is_named(tmp_path, data, says):
 def test_the_first_bytes_tell_a_page_from_a_model():
     assert looks_like(safetensors_bytes(256)[:32]) is None
     assert looks_like(b"  \n<html>" + bytes(20)) == "a web page or XML"
-    assert looks_like(b"") == "something else than safetensors"
+    assert looks_like(b"") == "something other than safetensors"
 
 
 def test_a_shape_whose_product_would_take_hours_is_refused_at_once(tmp_path):

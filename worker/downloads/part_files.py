@@ -1,7 +1,7 @@
-"""Files while they are being downloaded: a ``.part`` beside the target, made whole, moved into place, or removed.
+"""Unfinished downloads: a ``.part`` file beside the target, which is moved into place or removed.
 
-``.<name>.<host>-<pid>-<start>-<8 hex>.part``: unique to a process, no model's extension (ComfyUI does not list it),
-and readable enough for :func:`sweep_parts` to tell what a dead process left behind.
+``.<name>.<host>-<pid>-<start>-<8 hex>.part``: unique, without a model's extension (ComfyUI does not list it), and with
+the process in its name, so that :func:`sweep_parts` finds what a dead process left behind.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ log = logging.getLogger(__name__)
 
 
 class PathTakenError(Exception):
-    """Other bytes hold the final path: another worker put them there meanwhile."""
+    """Other bytes are at the final path: another worker put them there meanwhile."""
 
 
 class PartFile:
-    """One ``.part``. Its descriptor lives as long as a thread holds this object, so no late write can hit another file.
+    """One ``.part``. Its descriptor is open as long as a thread has this object, so no late write hits another file.
 
     Args:
         target: the final path; its folder is made when missing.
 
     Raises:
-        WorkerError: DISK_FULL, or DOWNLOAD_FAILED when the folder can not be written.
+        WorkerError: DISK_FULL, or DOWNLOAD_FAILED when the folder cannot be written.
     """
 
     def __init__(self, target: Path) -> None:
@@ -59,9 +59,9 @@ class PartFile:
             os.close(self._fd)
 
     def reserve(self, size: int, network_volume: bool) -> None:
-        """Make the file ``size`` bytes long; on a local disk its blocks are taken now, so that a full one says so now.
+        """Make the file ``size`` bytes long; on a local disk allocate its blocks, so that a full disk fails now.
 
-        A network file system gets a length only: glibc emulates ``posix_fallocate`` there, one write a block.
+        On a network file system only the length is set: glibc emulates ``posix_fallocate`` there, one write a block.
         """
         try:
             if network_volume or not size or not self._preallocate(size):
@@ -81,7 +81,7 @@ class PartFile:
         return True
 
     def write(self, data: bytes, offset: int) -> None:
-        """Write all of ``data``; positions in the file are the caller's. Raises WorkerError (DISK_FULL)."""
+        """Write all of ``data`` at ``offset``. Raise WorkerError (DISK_FULL)."""
         try:
             written = os.pwrite(self._fd, data, offset)
             while written < len(data):
@@ -90,13 +90,13 @@ class PartFile:
             raise disk_error(error, self.target) from None
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
-        """Read what is at ``offset``; the number of bytes read."""
+        """Read the bytes at ``offset``; return how many were read."""
         return os.preadv(self._fd, [buffer], offset)
 
     def drop(self) -> None:
-        """Remove the file and free its space; idempotent. One that has its final name already keeps its bytes.
+        """Remove the file and free its space; idempotent. A file that already has its final name keeps its bytes.
 
-        The space must not wait for whoever still holds this object, an error's traceback among them.
+        The space is freed even while something, such as an error's traceback, still refers to this object.
         """
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
@@ -104,68 +104,69 @@ class PartFile:
                 os.ftruncate(self._fd, 0)
 
     def move_into_place(self, size: int, sha256: str, fsync: bool) -> None:
-        """Give the finished file its final name, whole or not at all, and make ComfyUI look into the folder again.
+        """Give the finished file its final name, whole or not at all, and make ComfyUI list the folder again.
 
-        The name is only taken when it is free: bytes that are there already are never replaced by others. The same
-        bytes there (another worker was faster) count as done.
+        Existing bytes are never replaced. The same bytes under the name (another worker was faster) count as done.
 
         Raises:
-            PathTaken: other bytes are there.
-            WorkerError: the folder can not be written.
+            PathTakenError: other bytes have the name.
+            WorkerError: the folder cannot be written.
         """
         try:
             os.ftruncate(self._fd, size)
             if fsync:
                 os.fsync(self._fd)
-            self._take_name(size, sha256)
+            self._link_or_rename(size, sha256)
             os.utime(self.target.parent)  # ComfyUI caches a folder's list by its mtime
         except OSError as error:
             raise disk_error(error, self.target) from None
 
-    def _take_name(self, size: int, sha256: str) -> None:
+    def _link_or_rename(self, size: int, sha256: str) -> None:
         try:
             os.link(self.path, self.target, follow_symlinks=False)
         except FileExistsError:
-            self._compare(size, sha256)
+            self._check_same_bytes(size, sha256)
         except OSError as error:
             if error.errno not in _NO_HARD_LINKS:
                 raise
             if os.path.lexists(self.target):
-                self._compare(size, sha256)
+                self._check_same_bytes(size, sha256)
             else:
                 self.path.replace(self.target)
         self.path.unlink(missing_ok=True)
 
-    def _compare(self, size: int, sha256: str) -> None:
+    def _check_same_bytes(self, size: int, sha256: str) -> None:
         if not self.target.is_file() or self.target.stat().st_size != size or sha256_of(self.target) != sha256:
             raise PathTakenError
 
 
 def disk_error(error: OSError, target: Path, size: int | None = None) -> WorkerError:
-    """A failed file operation in the caller's words; names the folder under ``models/``, never the whole path."""
+    """Turn a failed file operation into a WorkerError that names the folder under ``models/``, never the whole path."""
     folder = target.parent.name
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         cause = "is full" if error.errno == errno.ENOSPC else "quota is used up"
         needs = f" ({target.name} has {amount(size)}, free are {amount(free_bytes(target.parent))})" if size else ""
-        return WorkerError(Code.DISK_FULL, f"the disk {cause} and can not take {target.name}{needs}")
+        return WorkerError(Code.DISK_FULL, f"the disk {cause} and cannot take {target.name}{needs}")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        what = f"the models folder `{folder}` can not be written ({os.strerror(error.errno)})"
+        what = f"the models folder `{folder}` cannot be written ({os.strerror(error.errno)})"
         return WorkerError(Code.DOWNLOAD_FAILED, what, "Make MODELS_DIR a folder that this worker may write to.")
     reason = os.strerror(error.errno) if error.errno else type(error).__name__
     return WorkerError(Code.DOWNLOAD_FAILED, f"{target.name} could not be written to `{folder}` ({reason})")
 
 
 def part_name(name: str) -> str:
-    """A new unique name for a file that is to become ``name``; at most 255 bytes."""
+    """Return a new unique name for a file that will become ``name``; at most 255 bytes."""
     head = name.encode()[:NAME_BYTES_IN_PART].decode(errors="ignore")
     return f".{head}.{process_id()}-{secrets.token_hex(4)}.part"
 
 
 def sweep_parts(folder: Path) -> list[Path]:
-    """Remove what dead downloads left in ``folder``: this host's by pid and start time, any other's after 24 hours.
+    """Remove dead downloads' files from ``folder``: this host's by pid and start time, any other's after 24 hours.
 
-    A live process's ``.part`` on this host is never touched, however old it is. Missing folders are empty ones.
-    Returns what was removed.
+    The ``.part`` of a live process on this host is never touched, however old it is. A missing folder is an empty one.
+
+    Returns:
+        the removed files.
     """
     removed = []
     try:
@@ -173,17 +174,17 @@ def sweep_parts(folder: Path) -> list[Path]:
     except OSError:
         return []
     for path in entries:
-        found = _PART.fullmatch(path.name)
+        match = _PART.fullmatch(path.name)
         try:
-            if found and _is_left_over(found, path.lstat().st_mtime):
+            if match and _is_left_over(match, path.lstat().st_mtime):
                 path.unlink()
                 removed.append(path)
         except OSError:
-            continue  # another worker was faster, or may not be followed; it is not needed for anything
+            continue  # another worker was faster, or this process has no right to it; nothing needs it
     if removed:
         log.info("removed %d unfinished downloads from %s", len(removed), folder.name)
     return removed
 
 
-def _is_left_over(found: re.Match[str], mtime: float) -> bool:
-    return is_gone(found) if is_of_this_host(found) else time.time() - mtime > STALE_AFTER_S
+def _is_left_over(match: re.Match[str], mtime: float) -> bool:
+    return is_gone(match) if is_of_this_host(match) else time.time() - mtime > STALE_AFTER_S

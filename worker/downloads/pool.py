@@ -1,8 +1,8 @@
-"""Brings files: one pool of connections over the ranges of all of them, each verified before it gets its name.
+"""The downloads of one job: one pool of connections over the ranges of all files, each verified before it is named.
 
-The first request for a file is also the probe; with its answer the file's other ranges join the queue. A thread per
-file hashes the bytes as they come and finishes the file. The first failure that nothing can mend ends all of it, what
-is finished stays, and no ``.part`` is left behind.
+The first request for a file is also the probe; its answer queues the file's other ranges. A thread per file hashes the
+bytes as they arrive and finishes the file. The first permanent failure ends all downloads; finished files stay, and no
+``.part`` is left behind.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.downloads.disk import existing, free_bytes
-from worker.downloads.part_files import PathTakenError, sweep_parts
+from worker.downloads.disk import free_bytes, nearest_existing
+from worker.downloads.part_files import PathTakenError
 from worker.downloads.progress import DownloadProgress
 from worker.downloads.threads import JobThreads
 from worker.downloads.transfer import AbandonedError, RestartError, Span, Transfer
@@ -29,8 +29,6 @@ from worker.sites.types import Download, Downloaded, FileProgress, Report
 from worker.stop import Stop
 from worker.text import amount
 
-__all__ = ["download_all", "sweep_parts"]
-
 RESERVE_BYTES = 16 << 20
 """Stays free on the disk; ComfyUI writes its results there as well."""
 CORRUPT_TRIES = 2
@@ -40,16 +38,17 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
-class _Job:
-    """One file through all its attempts."""
+class _FileDownload:
+    """One file over all its attempts."""
 
     download: Download
     transfer: Transfer
     budget: Budget
     started: float = 0.0
-    corrupt: int = 0
-    active: int = 0
-    """Connections that bring its bytes now."""
+    bad_downloads: int = 0
+    """Downloads that ended with wrong or changed contents."""
+    connections: int = 0
+    """Connections that download it now."""
     result: Downloaded | None = None
 
     def progress(self) -> FileProgress:
@@ -68,11 +67,11 @@ def download_all(
     network_volume: bool = False,
     reserve_bytes: int = RESERVE_BYTES,
 ) -> list[Downloaded]:
-    """Bring every file; the results in the order of ``downloads``.
+    """Download every file. Return the results in the order of ``downloads``.
 
     Args:
-        downloads: what to bring, and where to.
-        new_client: makes a thread's connections, registered with the given sockets.
+        downloads: the files and their final paths.
+        new_client: makes a thread's client, whose connections are registered with the given sockets.
         stop: ends everything within a second when set.
         report: called at most twice a second, and once at the end.
         connections: over all files together.
@@ -81,20 +80,20 @@ def download_all(
         reserve_bytes: must stay free on the disk.
 
     Raises:
-        WorkerError: the failure of the earliest line that failed; finished files stay.
-        Stopped: ``stop`` was set.
+        WorkerError: of the earliest line that failed; the first failure ends all downloads, finished files stay.
+        StoppedError: ``stop`` was set.
     """
-    check_room(downloads, reserve_bytes)
-    pool = _Pool(downloads, new_client, retry, network_volume)
+    check_free_space(downloads, reserve_bytes)
+    pool = _DownloadPool(downloads, new_client, retry, network_volume)
     return pool.run(connections, stop, DownloadProgress(report))
 
 
-def check_room(downloads: Sequence[Download], reserve_bytes: int = RESERVE_BYTES) -> None:
-    """Raise DISK_FULL when the known sizes do not fit; an unknown one is checked once its server has told it."""
+def check_free_space(downloads: Sequence[Download], reserve_bytes: int = RESERVE_BYTES) -> None:
+    """Raise DISK_FULL when the known sizes do not fit. An unknown size is checked when the server has given it."""
     needed: dict[int, int] = {}
     folders: dict[int, Path] = {}
     for download in downloads:
-        folder = existing(download.path.parent)
+        folder = nearest_existing(download.path.parent)
         device = folder.stat().st_dev
         folders[device] = folder
         needed[device] = needed.get(device, 0) + (download.file.size or 0)
@@ -105,16 +104,16 @@ def check_room(downloads: Sequence[Download], reserve_bytes: int = RESERVE_BYTES
             raise WorkerError(Code.DISK_FULL, what, details={"needed_bytes": size, "free_bytes": free})
 
 
-def taken_error(download: Download) -> WorkerError:
-    """The error of a download whose path other bytes took meanwhile; ``details["taken"]`` is ``<folder>/<name>``."""
+def path_taken_error(download: Download) -> WorkerError:
+    """Return the error of a download whose path other bytes have; ``details["taken"]`` is ``<folder>/<name>``."""
     path = download.path
     what = f"another worker gave the name {path.name} to another file meanwhile"
     details = {"taken": f"{path.parent.name}/{path.name}"}
     return line_error(download.file.line, Code.DOWNLOAD_FAILED, what, "Send the job again.", details)
 
 
-class _Pool:
-    """The queue of ranges and the threads that work on it. ``_turn`` guards all fields and every span's ``busy``."""
+class _DownloadPool:
+    """The queue of ranges and the threads that work on it. ``_changed`` guards all fields and every span's ``busy``."""
 
     def __init__(
         self,
@@ -127,43 +126,45 @@ class _Pool:
         self._sockets = Sockets()
         self._threads = JobThreads(self._sockets)
         self._new_client = new_client
-        self._turn = threading.Condition()
+        self._changed = threading.Condition()
         self._errors: list[tuple[int, WorkerError]] = []
-        self._over = False
-        self._jobs = [self._new_job(download) for download in downloads]
+        self._ended = False
+        self._files = [self._new_file(download) for download in downloads]
 
     def run(self, connections: int, stop: Stop, progress: DownloadProgress) -> list[Downloaded]:
-        if self._jobs:
+        if self._files:
             for number in range(connections):
                 self._threads.start(self._work, f"download-{number}")
             try:
-                self._threads.wait(stop, lambda: progress.tick(self._progress()))
+                self._threads.wait(stop, lambda: progress.update(self._progress()))
             finally:
                 self._end()
-                progress.hide()
-        progress.close(self._progress())
+                progress.close_bar()
+        progress.finish(self._progress())
         if self._errors:
             raise min(self._errors, key=lambda pair: pair[0])[1]
-        return [job.result for job in self._jobs if job.result]
+        return [file.result for file in self._files if file.result]
 
     def _progress(self) -> list[FileProgress]:
-        return [job.progress() for job in self._jobs]
+        return [file.progress() for file in self._files]
 
     def _end(self) -> None:
-        with self._turn:
-            self._over = True
-            self._turn.notify_all()
-        for job in self._jobs:
-            if job.result is None:
-                job.transfer.abandon()
-        self._threads.dismiss()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+        for file in self._files:
+            if file.result is None:
+                file.transfer.abandon()
+        self._threads.close()
 
-    def _new_job(self, download: Download) -> _Job:
+    def _new_file(self, download: Download) -> _FileDownload:
         budget = Budget(self._retry)
-        return _Job(download, self._new_transfer(download, budget), budget)
+        return _FileDownload(download, self._new_transfer(download, budget), budget)
 
     def _new_transfer(self, download: Download, budget: Budget) -> Transfer:
-        return Transfer(download, self._retry, network_volume=self._network_volume, on_begun=self._begun, budget=budget)
+        return Transfer(
+            download, self._retry, network_volume=self._network_volume, on_begun=self._on_begun, budget=budget
+        )
 
     # The connections
 
@@ -171,157 +172,157 @@ class _Pool:
         client = self._new_client(self._sockets)
         try:
             while picked := self._next():
-                job, transfer, span = picked
-                self._attempt(client, job, transfer, span)
-                with self._turn:
+                file, transfer, span = picked
+                self._attempt(client, file, transfer, span)
+                with self._changed:
                     span.busy = False
-                    job.active -= 1
-                    self._turn.notify_all()
+                    file.connections -= 1
+                    self._changed.notify_all()
         finally:
             client.close()
 
-    def _next(self) -> tuple[_Job, Transfer, Span] | None:
-        """Wait for a range to bring; None when there will be none any more."""
-        with self._turn:
-            while not self._over:
+    def _next(self) -> tuple[_FileDownload, Transfer, Span] | None:
+        """Wait for a range to download and take it. Return None when the downloads have ended."""
+        with self._changed:
+            while not self._ended:
                 now = time.monotonic()
-                for job, span in self._queue():
-                    if span.ready_at <= now:
-                        return self._take(job, span)
-                for job in self._open_jobs():
-                    half = job.transfer.split()
+                for file, span in self._queue():
+                    if span.retry_at <= now:
+                        return self._take(file, span)
+                for file in self._open_files():
+                    half = file.transfer.split()
                     if half:
-                        return self._take(job, half)
-                soonest = min((span.ready_at for _, span in self._queue()), default=now + 60)
-                self._turn.wait(max(0.0, soonest - now) + 0.001)
+                        return self._take(file, half)
+                soonest = min((span.retry_at for _, span in self._queue()), default=now + 60)
+                self._changed.wait(max(0.0, soonest - now) + 0.001)
         return None
 
-    def _open_jobs(self) -> Iterator[_Job]:
-        for job in self._jobs:
-            limit = job.transfer.limit
-            if job.result is None and (limit is None or job.active < limit):
-                yield job
+    def _open_files(self) -> Iterator[_FileDownload]:
+        """Yield the unfinished files that may use one more connection."""
+        for file in self._files:
+            most = file.transfer.max_connections
+            if file.result is None and (most is None or file.connections < most):
+                yield file
 
-    def _queue(self) -> Iterator[tuple[_Job, Span]]:
-        """Ranges that nobody brings: first those of files not begun, so that all lengths are soon known."""
-        jobs = list(self._open_jobs())
-        for job in [*(j for j in jobs if not j.transfer.begun), *(j for j in jobs if j.transfer.begun)]:
-            for span in tuple(job.transfer.spans):
-                if not span.busy and not span.is_whole:
-                    yield job, span
+    def _queue(self) -> Iterator[tuple[_FileDownload, Span]]:
+        """Yield the waiting ranges: first those of files not begun, so that all lengths are soon known."""
+        for file in sorted(self._open_files(), key=lambda file: file.transfer.begun):
+            for span in tuple(file.transfer.spans):
+                if not span.busy and not span.is_complete:
+                    yield file, span
 
-    def _take(self, job: _Job, span: Span) -> tuple[_Job, Transfer, Span]:
+    def _take(self, file: _FileDownload, span: Span) -> tuple[_FileDownload, Transfer, Span]:
         span.busy = True
-        job.active += 1
-        job.started = job.started or time.monotonic()
-        return job, job.transfer, span
+        file.connections += 1
+        file.started = file.started or time.monotonic()
+        return file, file.transfer, span
 
-    def _attempt(self, client: SiteClient, job: _Job, transfer: Transfer, span: Span) -> None:
+    def _attempt(self, client: SiteClient, file: _FileDownload, transfer: Transfer, span: Span) -> None:
         try:
-            transfer.pull(client, span)
+            transfer.download_span(client, span)
         except (AbandonedError, ConnectionsClosedError):
             return
         except WorkerError as error:
-            self._fail(job, error)
+            self._fail(file, error)
         except RestartError as restart:
-            self._restart(job, transfer, restart)
-        except SiteError as refused:
-            self._again(job, transfer, span, refused)
+            self._restart(file, transfer, restart)
+        except SiteError as error:
+            self._retry_or_fail(file, transfer, span, error)
         except NETWORK_ERRORS as error:
-            self._again(job, transfer, span, network_error(error))
+            self._retry_or_fail(file, transfer, span, network_error(error))
         except Exception:
-            self._crashed(job)
+            self._fail_unexpectedly(file)
 
-    def _again(self, job: _Job, transfer: Transfer, span: Span, refused: SiteError) -> None:
-        """Put a refused range back into the queue, or fail with what refused it."""
-        with self._turn:
-            if self._over or job.transfer is not transfer:
+    def _retry_or_fail(self, file: _FileDownload, transfer: Transfer, span: Span, error: SiteError) -> None:
+        """Put a refused range back into the queue; fail when it has no try left."""
+        with self._changed:
+            if self._ended or file.transfer is not transfer:
                 return
-            if refused.again is RetryReason.EXPIRED and transfer.expire(span):
+            if error.retry_reason is RetryReason.EXPIRED and transfer.expire_location(span):
                 return
-            if refused.again is RetryReason.RATE:
-                transfer.limit = max(1, job.active // 2)
-            again = RetryReason.NEVER if refused.again is RetryReason.EXPIRED else refused.again
-            delay = span.budget.delay_s(again, refused.retry_after_s)
-            if delay is not None and not transfer.resumes and transfer.begun:
-                span = self._replace(job, transfer, span.budget)
+            if error.retry_reason is RetryReason.RATE:
+                transfer.max_connections = max(1, file.connections // 2)
+            reason = RetryReason.NEVER if error.retry_reason is RetryReason.EXPIRED else error.retry_reason
+            delay = span.budget.delay_s(reason, error.retry_after_s)
+            if delay is not None and not transfer.can_resume and transfer.begun:
+                span = self._replace(file, transfer, span.budget)
             if delay is not None:
-                span.ready_at = time.monotonic() + delay
-                log.info("%s: %s; again in %.1f s", job.download.path.name, refused.what, delay)
+                span.retry_at = time.monotonic() + delay
+                log.info("%s: %s; again in %.1f s", file.download.path.name, error.what, delay)
                 return
-        details = {"status": refused.status} if refused.status else None
-        self._fail(job, line_error(job.download.file.line, refused.code, refused.what, refused.hint, details))
+        details = {"status": error.status} if error.status else None
+        self._fail(file, line_error(file.download.file.line, error.code, error.what, error.hint, details))
 
     # A file as a whole
 
-    def _begun(self, transfer: Transfer) -> None:
-        """A file's length is known: its other ranges can be taken, and its hash can begin."""
-        with self._turn:
-            job = next(job for job in self._jobs if job.download is transfer.download)
-            self._turn.notify_all()
-        self._threads.start(lambda: self._follow(job, transfer), "hash")
+    def _on_begun(self, transfer: Transfer) -> None:
+        """Offer the other ranges of a file whose length is now known, and start its hash."""
+        with self._changed:
+            file = next(file for file in self._files if file.download is transfer.download)
+            self._changed.notify_all()
+        self._threads.start(lambda: self._hash_and_finish(file, transfer), "hash")
 
-    def _follow(self, job: _Job, transfer: Transfer) -> None:
+    def _hash_and_finish(self, file: _FileDownload, transfer: Transfer) -> None:
         try:
             sha256 = transfer.hash()
             if sha256 is not None:
                 size = transfer.finish(sha256)
-                self._finished(job, Downloaded(job.download.file, job.download.path, size, sha256))
+                self._finished(file, Downloaded(file.download.file, file.download.path, size, sha256))
         except AbandonedError:
             return
         except RestartError as restart:
-            self._restart(job, transfer, restart)
+            self._restart(file, transfer, restart)
         except PathTakenError:
-            self._fail(job, taken_error(job.download))
+            self._fail(file, path_taken_error(file.download))
         except WorkerError as error:
-            self._fail(job, error)
+            self._fail(file, error)
         except Exception:
-            self._crashed(job)
+            self._fail_unexpectedly(file)
 
-    def _finished(self, job: _Job, result: Downloaded) -> None:
-        seconds = max(0.001, time.monotonic() - job.started)
+    def _finished(self, file: _FileDownload, result: Downloaded) -> None:
+        seconds = max(0.001, time.monotonic() - file.started)
         speed = amount(int(result.size / seconds))
         log.info("%s is there: %s in %.1f s (%s/s)", result.path.name, amount(result.size), seconds, speed)
-        with self._turn:
-            job.result = result
-            if all(job.result for job in self._jobs):
-                self._over = True
+        with self._changed:
+            file.result = result
+            if all(file.result for file in self._files):
+                self._ended = True
                 self._threads.done.set()
-            self._turn.notify_all()
+            self._changed.notify_all()
 
-    def _restart(self, job: _Job, transfer: Transfer, restart: RestartError) -> None:
-        """Begin a file anew, once for wrong contents and a few times for contents that changed."""
-        with self._turn:
-            if self._over or job.transfer is not transfer:
+    def _restart(self, file: _FileDownload, transfer: Transfer, restart: RestartError) -> None:
+        """Download a file again from its start; fail when it has no try left."""
+        with self._changed:
+            if self._ended or file.transfer is not transfer:
                 return
-            job.corrupt += 1
-            if job.corrupt < CORRUPT_TRIES:
-                log.warning("%s: %s; it is downloaded once more", job.download.path.name, restart.what)
-                self._replace(job, transfer, job.budget)
-                self._turn.notify_all()
+            file.bad_downloads += 1
+            if file.bad_downloads < CORRUPT_TRIES:
+                log.warning("%s: %s; it is downloaded once more", file.download.path.name, restart.what)
+                self._replace(file, transfer, file.budget)
+                self._changed.notify_all()
                 return
-        facts = {"sha256": job.download.file.sha256} if restart.code is Code.MODEL_CORRUPT else None
-        what = f"{restart.what}, after {job.corrupt} downloads"
-        self._fail(job, line_error(job.download.file.line, restart.code, what, details=facts))
+        facts = {"sha256": file.download.file.sha256} if restart.code is Code.MODEL_CORRUPT else None
+        what = f"{restart.what}, after {file.bad_downloads} downloads"
+        self._fail(file, line_error(file.download.file.line, restart.code, what, details=facts))
 
-    def _replace(self, job: _Job, transfer: Transfer, budget: Budget) -> Span:
+    def _replace(self, file: _FileDownload, transfer: Transfer, budget: Budget) -> Span:
         transfer.abandon()
-        job.transfer = self._new_transfer(job.download, budget)
-        return job.transfer.spans[0]
+        file.transfer = self._new_transfer(file.download, budget)
+        return file.transfer.spans[0]
 
-    def _fail(self, job: _Job, error: WorkerError) -> None:
+    def _fail(self, file: _FileDownload, error: WorkerError) -> None:
         if error.details.get("line") is None:
-            line = job.download.file.line
+            line = file.download.file.line
             error = line_error(line, error.code, error.message, error.hint, error.details)
-        with self._turn:
-            if not self._over or self._errors:
-                self._errors.append((job.download.file.line.number, error))
-            self._over = True
+        with self._changed:
+            if not self._ended or self._errors:
+                self._errors.append((file.download.file.line.number, error))
+            self._ended = True
             self._threads.done.set()
-            self._turn.notify_all()
+            self._changed.notify_all()
 
-    def _crashed(self, job: _Job) -> None:
-        if self._over:
-            return  # a connection that was ended under a reader's hands may break in any way
-        log.exception("the download of %s broke", job.download.path.name)
-        self._fail(job, WorkerError(Code.INTERNAL, f"the download of {job.download.path.name} broke"))
+    def _fail_unexpectedly(self, file: _FileDownload) -> None:
+        if self._ended:
+            return  # closing its socket can make a read fail in any way
+        log.exception("the download of %s broke", file.download.path.name)
+        self._fail(file, WorkerError(Code.INTERNAL, f"the download of {file.download.path.name} broke"))

@@ -1,4 +1,4 @@
-"""Tells how downloads go: the job's report, a bar on a terminal, or a log line now and then."""
+"""Progress of the downloads: reports to the job, a bar on a terminal, a log line elsewhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class DownloadProgress:
-    """Called often, says little: at most two reports a second, a log line every five seconds when nobody watches."""
+    """The downloads' reports, at most two a second, with a bar on a terminal and a log line every 5 s elsewhere."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
@@ -30,8 +30,8 @@ class DownloadProgress:
         if sys.stderr.isatty():
             self._bar = tqdm(unit="B", unit_scale=True, unit_divisor=1000, desc="models", leave=False)
 
-    def tick(self, files: Sequence[FileProgress]) -> None:
-        """Say how far the files are, if it is time to."""
+    def update(self, files: Sequence[FileProgress]) -> None:
+        """Draw the bar; report and log when the last time is long enough ago."""
         now = time.monotonic()
         if self._bar is not None:
             self._draw(self._bar, files)
@@ -42,14 +42,14 @@ class DownloadProgress:
             self._log(files, now - self._logged)
             self._logged = now
 
-    def hide(self) -> None:
-        """Take the bar away; nothing is drawn any more."""
+    def close_bar(self) -> None:
+        """Remove the bar from the terminal; idempotent."""
         if self._bar is not None:
             self._bar.close()
 
-    def close(self, files: Sequence[FileProgress]) -> None:
-        """The last report."""
-        self.hide()
+    def finish(self, files: Sequence[FileProgress]) -> None:
+        """Remove the bar and send the last report."""
+        self.close_bar()
         self._report(files)
 
     def _draw(self, bar: tqdm[NoReturn], files: Sequence[FileProgress]) -> None:
@@ -60,7 +60,7 @@ class DownloadProgress:
     def _log(self, files: Sequence[FileProgress], seconds: float) -> None:
         done = sum(file.bytes for file in files)
         total = sum(file.total or file.bytes for file in files)
-        whole = sum(file.total == file.bytes for file in files)
+        finished = sum(file.total == file.bytes for file in files)
         speed = amount(int(max(0, done - self._last) / seconds))
         self._last = done
-        log.info("models: %s of %s at %s/s, %d of %d files", amount(done), amount(total), speed, whole, len(files))
+        log.info("models: %s of %s at %s/s, %d of %d files", amount(done), amount(total), speed, finished, len(files))

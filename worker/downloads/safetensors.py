@@ -1,7 +1,7 @@
-"""Tells whether a file is a whole safetensors file, from its header alone (under 1 ms for a model of any size).
+"""The check of a safetensors file by its header alone (under 1 ms for a model of any size).
 
-The format: 8 bytes little-endian N, N bytes of JSON, then the tensors; the JSON says where each tensor begins and ends
-(github.com/huggingface/safetensors, README "Format"). A hole inside the tensors is not seen: only a hash sees that.
+The format: 8 bytes little-endian N, N bytes of JSON, then the tensors; the JSON has each tensor's first and last byte
+(github.com/huggingface/safetensors, README "Format"). Only a hash finds wrong bytes inside the tensors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_TENSORS = 1_000_000
 _BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8}
 _BITS |= {"I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32}
 _BITS |= {"I64": 64, "U64": 64, "F64": 64, "C64": 64}
-"""Types that are not here are newer than this table, and are not checked against their shapes."""
+"""Bits of one element. Other types are newer than this table, and are not checked against their shapes."""
 
 _OTHERS = (
     (b"PK\x03\x04", "a zip archive or a PyTorch pickle"),
@@ -31,15 +31,15 @@ _OTHERS = (
     (b"\x1f\x8b", "a gzip archive"),
 )
 UNSAFE = (_OTHERS[0][1], _OTHERS[1][1])
-"""What :func:`looks_like` says about contents that can run code when loaded."""
+"""Answers of :func:`looks_like` for contents that can run code when loaded."""
 
 
 class SafetensorsError(ValueError):
-    """The file is no whole safetensors file; the message says what is wrong with it."""
+    """The file is not a whole safetensors file; the message is the reason, a predicate of the file."""
 
 
 def looks_like(head: bytes) -> str | None:
-    """What a file that begins like this is, when it can not be safetensors; None when it can.
+    """Return what kind of file begins like this; None when it may be safetensors.
 
     Args:
         head: the first 9 bytes or more.
@@ -51,15 +51,15 @@ def looks_like(head: bytes) -> str | None:
     for magic, name in _OTHERS:
         if text.startswith(magic):
             return name
-    return "something else than safetensors"
+    return "something other than safetensors"
 
 
 def check_safetensors(path: Path, size: int | None = None) -> None:
-    """Pass when the file is safetensors of exactly the length its header says.
+    """Check that the file is safetensors of exactly the length that its header gives.
 
     Raises:
         SafetensorsError: it is not.
-        OSError: it can not be read.
+        OSError: it cannot be read.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size if size is None else size
@@ -67,16 +67,16 @@ def check_safetensors(path: Path, size: int | None = None) -> None:
         if len(start) < 8:
             raise SafetensorsError(f"has only {size} bytes")
         (length,) = struct.unpack("<Q", start)
-        wrong = looks_like(start + file.read(504))
-        if wrong:
-            raise SafetensorsError(f"is {wrong}")
+        kind = looks_like(start + file.read(504))
+        if kind:
+            raise SafetensorsError(f"is {kind}")
         if 8 + length > size:
             raise SafetensorsError(f"ends inside its header, at byte {size}")
         file.seek(8)
         header = _parse(file.read(length))
     end = _end(header, size - 8 - length)
     if 8 + length + end != size:
-        raise SafetensorsError(f"has {size} bytes where its header says {8 + length + end}")
+        raise SafetensorsError(f"has {size} bytes where its header gives {8 + length + end}")
 
 
 def _parse(raw: bytes) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def _parse(raw: bytes) -> dict[str, Any]:
 
 
 def _end(header: dict[str, Any], room: int) -> int:
-    """Bytes of tensors that the header describes, each entry checked against its own shape."""
+    """Return the bytes of tensors that the header describes. Check each entry against its own shape."""
     end = 0
     for name, tensor in header.items():
         if name == "__metadata__":
@@ -100,10 +100,10 @@ def _end(header: dict[str, Any], room: int) -> int:
         try:
             begin, stop = tensor["data_offsets"]
             shape, dtype = tensor["shape"], tensor["dtype"]
-            whole = all(isinstance(n, int) and n >= 0 for n in (begin, stop, *shape))
+            valid = all(isinstance(n, int) and n >= 0 for n in (begin, stop, *shape))
         except (TypeError, KeyError, ValueError):
-            whole = False
-        if not whole or begin > stop:
+            valid = False
+        if not valid or begin > stop:
             raise SafetensorsError("has a header that describes a tensor wrongly")
         bits = _BITS.get(dtype) if isinstance(dtype, str) else None
         if bits is not None and _elements(shape, (stop - begin) * 8) * bits != (stop - begin) * 8:
@@ -115,9 +115,9 @@ def _end(header: dict[str, Any], room: int) -> int:
 
 
 def _elements(shape: list[int], most: int) -> int:
-    """The product of a shape; some number over ``most`` when it is larger than that.
+    """Return the product of a shape, or some number over ``most`` when it is larger.
 
-    The whole product of a header that was made for it would be computed for hours.
+    A hostile header's whole product would take hours.
     """
     if 0 in shape:
         return 0

@@ -1,4 +1,4 @@
-"""Where models come from: Civitai, Hugging Face and the hosts that the operator named, behind one ``Source``."""
+"""The worker's source of models: Civitai, Hugging Face and the hosts that the operator named."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from worker.errors import Code, WorkerError
 from worker.net.connections import ConnectionsClosedError, Sockets
 from worker.net.retry import Retry
 from worker.settings import NETWORK_VOLUME, Settings
-from worker.sites import civitai, hugging_face
-from worker.sites import direct_link as direct
+from worker.sites import civitai, direct_link, hugging_face
 from worker.sites.client import SiteClient, Sites
 from worker.sites.errors import SiteError
 from worker.sites.repo_list import line_error
@@ -21,12 +20,12 @@ from worker.sites.types import Download, Downloaded, ModelFile, RepoLine, Report
 from worker.stop import Stop, StoppedError
 
 LOOKUPS_AT_ONCE = 8
-RESOLVERS = {"civitai": civitai.resolve, "hf": hugging_face.resolve, "http": direct.resolve}
+RESOLVERS = {"civitai": civitai.resolve, "hf": hugging_face.resolve, "http": direct_link.resolve}
 
 log = logging.getLogger(__name__)
 
 
-class ModelSites:
+class WebModelSource:
     """The :class:`worker.sites.types.ModelSource` of a worker.
 
     Args:
@@ -44,16 +43,16 @@ class ModelSites:
         self._network_volume = network_volume
 
     def resolve(self, lines: Sequence[RepoLine], stop: Stop) -> list[ModelFile]:
-        """Look all lines up at once; the files in the order of the lines.
+        """Look all lines up at once. Return the files in the order of the lines.
 
         Raises:
-            WorkerError: of the lowest line that can not be looked up, with the line quoted.
-            Stopped: ``stop`` was set.
+            WorkerError: of the lowest line that could not be looked up, with the line quoted.
+            StoppedError: ``stop`` was set.
         """
-        return _Lookup(lines, self._new_client, self._settings.allow_pickle, stop).run() if lines else []
+        return _LookupBatch(lines, self._new_client, self._settings.allow_pickle, stop).run() if lines else []
 
     def fetch(self, downloads: Sequence[Download], stop: Stop, report: Report) -> list[Downloaded]:
-        """Bring every file, verified, atomically: :func:`worker.downloads.pool.download_all`."""
+        """Download every file, verified, atomically: :func:`worker.downloads.pool.download_all`."""
         return download_all(
             downloads,
             self._new_client,
@@ -68,62 +67,62 @@ class ModelSites:
         return SiteClient(self._sites, self._retry, sockets)
 
 
-class _Lookup:
-    """One round of look-ups. Lines after one that failed are not begun any more; those before it still count."""
+class _LookupBatch:
+    """The look-ups of one job's lines. After a failure no further line is begun; those before it still count."""
 
     def __init__(
         self, lines: Sequence[RepoLine], new_client: Callable[[Sockets], SiteClient], allow_pickle: bool, stop: Stop
     ) -> None:
         self._lines, self._new_client, self._allow_pickle, self._stop = lines, new_client, allow_pickle, stop
-        self._found: dict[int, ModelFile] = {}
-        self._failed: dict[int, WorkerError] = {}
-        self._left = list(reversed(range(len(lines))))
-        self._working = min(LOOKUPS_AT_ONCE, len(lines))
+        self._files: dict[int, ModelFile] = {}
+        self._errors: dict[int, WorkerError] = {}
+        self._pending = list(reversed(range(len(lines))))
+        self._running = min(LOOKUPS_AT_ONCE, len(lines))
         self._lock = threading.Lock()
         self._sockets = Sockets()
         self._threads = JobThreads(self._sockets)
 
     def run(self) -> list[ModelFile]:
-        for number in range(self._working):
+        for number in range(self._running):
             self._threads.start(self._work, f"lookup-{number}")
         try:
             self._threads.wait(self._stop)
         finally:
-            self._threads.dismiss()
-        if self._failed:
-            raise self._failed[min(self._failed)]
-        return [self._found[index] for index in range(len(self._lines))]
+            self._threads.close()
+        if self._errors:
+            raise self._errors[min(self._errors)]
+        return [self._files[index] for index in range(len(self._lines))]
 
     def _work(self) -> None:
         client = self._new_client(self._sockets)
         try:
-            while (index := self._take()) is not None:
+            while (index := self._next()) is not None:
                 self._look_up(index, client)
         except (StoppedError, ConnectionsClosedError):
-            pass  # the waiting thread raises it
+            pass  # run() raises it, in the job's own thread
         finally:
             client.close()
             with self._lock:
-                self._working -= 1
-                if not self._working:
+                self._running -= 1
+                if not self._running:
                     self._threads.done.set()
 
-    def _take(self) -> int | None:
+    def _next(self) -> int | None:
         with self._lock:
-            if not self._left or self._failed:  # they are taken in order, so all before a failed one are begun
+            if not self._pending or self._errors:  # lines are begun in order, so all before a failed one are begun
                 return None
-            return self._left.pop()
+            return self._pending.pop()
 
     def _look_up(self, index: int, client: SiteClient) -> None:
         line = self._lines[index]
         try:
-            self._found[index] = RESOLVERS[line.site](line, client, self._stop, self._allow_pickle)
+            self._files[index] = RESOLVERS[line.site](line, client, self._stop, self._allow_pickle)
         except (StoppedError, ConnectionsClosedError):
             raise
         except WorkerError as error:
-            self._failed[index] = error
-        except SiteError as refused:
-            self._failed[index] = line_error(line, refused.code, refused.what, refused.hint)
+            self._errors[index] = error
+        except SiteError as error:
+            self._errors[index] = line_error(line, error.code, error.what, error.hint)
         except Exception:
             log.exception("the look-up of line %d broke", line.number)
-            self._failed[index] = line_error(line, Code.INTERNAL, "its look-up broke")
+            self._errors[index] = line_error(line, Code.INTERNAL, "its look-up broke")

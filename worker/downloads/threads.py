@@ -1,4 +1,4 @@
-"""Threads that work for one job and can be told to stop at any moment, also while they read from a socket."""
+"""Threads that work for one job and can be stopped at any moment, also while they read from a socket."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from worker.net.connections import Sockets
 from worker.stop import Stop
 
 POLL_S = 0.1
-LET_GO_S = 0.8
-"""How long a stopped thread may take. One that is still in a name lookup or a connect then is left behind: it is a
-daemon, and finds its work abandoned when it wakes."""
+JOIN_TIMEOUT_S = 0.8
+"""Most seconds for stopped threads to end. One that is still in a DNS lookup or a connect is then left behind: it is a
+daemon, and finds its work abandoned when it returns."""
 
 
 class JobThreads:
-    """Runs functions in daemon threads and waits for a sign that the work is done.
+    """Daemon threads that work for one job, and the event that ends the wait for them.
 
     Args:
-        sockets: what the threads' connections are registered with.
+        sockets: the registry of the threads' connections.
     """
 
     def __init__(self, sockets: Sockets) -> None:
@@ -34,16 +34,16 @@ class JobThreads:
         thread.start()
 
     def wait(self, stop: Stop, tick: Callable[[], None] = lambda: None) -> None:
-        """Wait until :attr:`done` is set, calling ``tick`` ten times a second. Raises what ``stop.check`` raises."""
+        """Wait until :attr:`done` is set, calling ``tick`` ten times a second. Raise what ``stop.check`` raises."""
         while not self.done.wait(min(POLL_S, stop.remaining_s())):
             stop.check()
             tick()
         stop.check()
 
-    def dismiss(self) -> Sequence[threading.Thread]:
-        """End every connection and wait a moment for the threads; those that are still busy are returned."""
+    def close(self) -> Sequence[threading.Thread]:
+        """Close every connection and join the threads. Return those that are still busy after JOIN_TIMEOUT_S."""
         self._sockets.close_all()
-        until = time.monotonic() + LET_GO_S
+        until = time.monotonic() + JOIN_TIMEOUT_S
         for thread in tuple(self._threads):
             thread.join(max(0.0, until - time.monotonic()))
         return [thread for thread in self._threads if thread.is_alive()]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from worker.downloads.disk import existing
+from worker.downloads.disk import nearest_existing
 from worker.errors import Code, WorkerError
 from worker.models.ensure_state import ModelJob, file_facts
 from worker.models.folder_lock import folder_lock
@@ -92,7 +92,7 @@ class Pruner:
         Raises:
             WorkerError: DISK_FULL.
         """
-        free = self._free_bytes(existing(self.folders.root))
+        free = self._free_bytes(nearest_existing(self.folders.root))
         first = room_first(pruning, needed, free, shared=self.shared)
         if first is None:
             raise disk_full(pruning, needed, free)

@@ -1,1 +1,1 @@
-"""What a line of repo_list means: its type, the site it names, the file the site publishes."""
+"""The meaning of a repo_list line: its type, its site, the file that the site publishes."""

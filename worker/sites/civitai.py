@@ -1,7 +1,7 @@
-"""What a Civitai link means: which file of which version, its name, its folder, its size and hash.
+"""Civitai links: which file of which version, its name, its folder, its size and hash.
 
-The metadata is asked first and the download is then named by ``fileId``: a bare download link follows the token owner's
-account preferences and may bring another file than the metadata calls primary.
+The metadata comes first, and the download then names its ``fileId``: a bare download link follows the account
+preferences of the token's owner, and may return another file than the one that the metadata calls primary.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from worker.net.redact import plain
 from worker.net.retry import Budget
 from worker.sites.civitai_folders import COMPONENT_FILE_TYPES, folder_of
 from worker.sites.client import SiteClient
-from worker.sites.direct_link import look
+from worker.sites.direct_link import probe_file
 from worker.sites.errors import SiteError
 from worker.sites.file_names import SAFE_EXTENSIONS, clean_name, extension, extension_problem
 from worker.sites.repo_list import TYPE_WORDS, CivitaiLink, line_error, read_civitai
@@ -25,58 +25,58 @@ from worker.sites.types import ModelFile, RepoLine
 from worker.stop import Stop
 
 SECOND_HOST = "https://civitai.red"
-"""Holds what civitai.com does not show; its API is the same (announced April 2026)."""
+"""It has the models that civitai.com does not show, under the same API (announced April 2026)."""
 
 METADATA_TRIES = 3
 
-Facts = dict[str, Any]
+Metadata = dict[str, Any]
 
 
 def resolve(line: RepoLine, client: SiteClient, stop: Stop, allow_pickle: bool) -> ModelFile:
-    """Look a civitai line up.
+    """Look a Civitai line up.
 
-    Without metadata (the API is down, or does not know the version) the download itself is asked for its name.
+    Without metadata (the API is down, or has no such version) the name comes from the download's own headers.
 
     Raises:
-        WorkerError: quotes the line; the codes are the contract's.
+        WorkerError: quotes the line.
     """
     link = read_civitai(line.url)
     try:
         version = _metadata(link, line, client, stop)
-    except SiteError as refused:
-        if link.version is None or refused.code is Code.MODEL_REGION_BLOCKED:
-            raise line_error(line, refused.code, refused.what, refused.hint, {"status": refused.status}) from None
+    except SiteError as error:
+        if link.version is None or error.code is Code.MODEL_REGION_BLOCKED:
+            raise line_error(line, error.code, error.what, error.hint, {"status": error.status}) from None
         return _without_metadata(link.version, line, client, stop, allow_pickle)
-    return _described(version, link, line, client.sites.civitai_url, allow_pickle)
+    return _with_metadata(version, link, line, client.sites.civitai_url, allow_pickle)
 
 
-def _metadata(link: CivitaiLink, line: RepoLine, client: SiteClient, stop: Stop) -> Facts:
+def _metadata(link: CivitaiLink, line: RepoLine, client: SiteClient, stop: Stop) -> Metadata:
     path = f"models/{link.model}" if link.version is None else f"model-versions/{link.version}"
     base = client.sites.civitai_url
     budget = Budget(client.retry.only(tries=METADATA_TRIES, not_found=False))
     try:
-        facts = client.json(f"{base}/api/v1/{path}", line, stop, budget)
-    except SiteError as refused:
-        if refused.status != 404 or base != DEFAULT_CIVITAI:
+        answer = client.json(f"{base}/api/v1/{path}", line, stop, budget)
+    except SiteError as error:
+        if error.status != 404 or base != DEFAULT_CIVITAI:
             raise
-        facts = client.json(f"{SECOND_HOST}/api/v1/{path}", line, stop, budget)
+        answer = client.json(f"{SECOND_HOST}/api/v1/{path}", line, stop, budget)
     if link.version is not None:
-        return facts
-    versions = _list(facts.get("modelVersions"))
+        return answer
+    versions = _list(answer.get("modelVersions"))
     if not versions:
         raise SiteError(Code.MODEL_NOT_FOUND, "this model has no published version")
-    return {**versions[0], "model": {"type": facts.get("type"), "name": facts.get("name")}}
+    return {**versions[0], "model": {"type": answer.get("type"), "name": answer.get("name")}}
 
 
-def _described(version: Facts, link: CivitaiLink, line: RepoLine, base: str, allow_pickle: bool) -> ModelFile:
-    number, file = _whole(version.get("id")) or link.version or 0, _choose(version, link, line, allow_pickle)
-    file_id = _whole(file.get("id"))
+def _with_metadata(version: Metadata, link: CivitaiLink, line: RepoLine, base: str, allow_pickle: bool) -> ModelFile:
+    number, file = _positive(version.get("id")) or link.version or 0, _choose_file(version, link, line, allow_pickle)
+    file_id = _positive(file.get("id"))
     if not number or not file_id:
-        raise line_error(line, Code.DOWNLOAD_FAILED, "Civitai's metadata names no file id")
+        raise line_error(line, Code.DOWNLOAD_FAILED, "Civitai's metadata has no file id")
     published = _published_name(file, number, line)
-    refused = extension_problem(published, allow_pickle)
-    if refused:
-        raise line_error(line, refused[0], refused[1])
+    problem = extension_problem(published, allow_pickle)
+    if problem:
+        raise line_error(line, *problem)
     _check_scans(file, line, allow_pickle)
     folder = line.folder or _folder(version, file, line)
     filename = line.filename or published
@@ -96,17 +96,17 @@ def _described(version: Facts, link: CivitaiLink, line: RepoLine, base: str, all
 def _without_metadata(version: int, line: RepoLine, client: SiteClient, stop: Stop, allow_pickle: bool) -> ModelFile:
     query = urlsplit(line.url).query
     url = f"{client.sites.civitai_url}/api/download/models/{version}" + (f"?{query}" if query else "")
-    found = look(url, line, client, stop)
+    remote = probe_file(url, line, client, stop)
     if line.folder is None:
-        what = f"Civitai gives no metadata for it now; put its type before the link, one of {TYPE_WORDS}"
+        what = f"Civitai has no metadata for it now; put its type before the link, one of {TYPE_WORDS}"
         raise line_error(line, Code.INVALID_REPO_LIST, what)
     try:
-        published = clean_name(found.name or line.filename or f"{version}.safetensors")
+        published = clean_name(remote.name or line.filename or f"{version}.safetensors")
     except ValueError as error:
         raise line_error(line, Code.DOWNLOAD_FAILED, f"the file's name {error}; name it with `as`") from None
-    refused = extension_problem(published, allow_pickle)
-    if refused:
-        raise line_error(line, refused[0], refused[1])
+    problem = extension_problem(published, allow_pickle)
+    if problem:
+        raise line_error(line, *problem)
     choice = dict(parse_qsl(query))
     which = choice.get("fileId") or "-".join(re.sub(r"\W", "", value) for value in choice.values()) or "primary"
     return ModelFile(
@@ -115,18 +115,18 @@ def _without_metadata(version: int, line: RepoLine, client: SiteClient, stop: St
         filename=line.filename or published,
         url=url,
         line=line,
-        size=found.size,
+        size=remote.size,
         aliases=tuple(dict.fromkeys(name for name in (published, f"{version}.safetensors") if name != line.filename)),
         published=False,
     )
 
 
-def _choose(version: Facts, link: CivitaiLink, line: RepoLine, allow_pickle: bool) -> Facts:
-    """The file that the link means: its ``fileId``, else its fields, else the primary one, else the only one."""
+def _choose_file(version: Metadata, link: CivitaiLink, line: RepoLine, allow_pickle: bool) -> Metadata:
+    """Return the file that the link means: by ``fileId``, else by its fields, then the primary or the only one."""
     files = _list(version.get("files"))
-    wanted = link.choice.get("fileId")
-    if wanted is not None:
-        matching = [file for file in files if str(file.get("id")) == wanted]
+    file_id = link.choice.get("fileId")
+    if file_id is not None:
+        matching = [file for file in files if str(file.get("id")) == file_id]
     else:
         matching = [file for file in files if _matches(file, link.choice)]
     if not matching:
@@ -141,76 +141,77 @@ def _choose(version: Facts, link: CivitaiLink, line: RepoLine, allow_pickle: boo
     for choice in ([file for file in candidates if file.get("primary")], safe, candidates):
         if len(choice) == 1:
             return choice[0]
-    what = f"this version has {_listing(candidates)}, and the link does not say which"
+    what = f"this version has {_listing(candidates)}, and the link does not name one of them"
     raise line_error(line, Code.INVALID_REPO_LIST, what, "Add ?fileId=<id> to the download link.")
 
 
-def _matches(file: Facts, choice: dict[str, str]) -> bool:
-    """Whether no field of the link contradicts the file; a field counts only where both say something."""
+def _matches(file: Metadata, choice: dict[str, str]) -> bool:
+    """Return True if no field of the link contradicts the file; a field that the file lacks contradicts nothing."""
     metadata = file.get("metadata")
-    said = {**(metadata if isinstance(metadata, dict) else {}), "type": file.get("type")}
-    return all(not said.get(name) or str(said[name]).lower() == value.lower() for name, value in choice.items())
+    fields = {**(metadata if isinstance(metadata, dict) else {}), "type": file.get("type")}
+    return all(not fields.get(name) or str(fields[name]).lower() == value.lower() for name, value in choice.items())
 
 
-def _listing(files: Sequence[Facts]) -> str:
-    shown = [f"{plain(_text(file.get('name')), 80)} (fileId={_whole(file.get('id'))})" for file in files[:8]]
+def _listing(files: Sequence[Metadata]) -> str:
+    shown = [f"{plain(_text(file.get('name')), 80)} (fileId={_positive(file.get('id'))})" for file in files[:8]]
     return ", ".join(shown) + (", …" if len(files) > 8 else "") if shown else "no files"
 
 
-def _published_name(file: Facts, version: int, line: RepoLine) -> str:
+def _published_name(file: Metadata, version: int, line: RepoLine) -> str:
     try:
         return clean_name(_text(file.get("name")) or f"{version}.safetensors")
     except ValueError as error:
         raise line_error(line, Code.DOWNLOAD_FAILED, f"the published file name {error}; name it with `as`") from None
 
 
-def _folder(version: Facts, file: Facts, line: RepoLine) -> str:
+def _folder(version: Metadata, file: Metadata, line: RepoLine) -> str:
     model = version.get("model")
     model_type = _text(model.get("type")) if isinstance(model, dict) else ""
     file_type, base_model = _text(file.get("type")), _text(version.get("baseModel"))
     folder = folder_of(model_type, file_type, base_model)
     if folder is None:
-        said = plain(
-            f"{model_type or 'no type'} / {file_type or 'no file type'} / {base_model or 'no base model'}", 120
+        types = f"{model_type or 'no type'} / {file_type or 'no file type'} / {base_model or 'no base model'}"
+        what = (
+            f"Civitai lists it as {plain(types, 120)}, which fits no folder; "
+            f"put its type before the link, one of {TYPE_WORDS}"
         )
-        what = f"Civitai calls it {said}, which names no folder; put its type before the link, one of {TYPE_WORDS}"
         raise line_error(line, Code.INVALID_REPO_LIST, what)
     return folder
 
 
-def _check_scans(file: Facts, line: RepoLine, allow_pickle: bool) -> None:
-    """Refuse what Civitai's scanners did not pass; ALLOW_PICKLE trusts the unscanned, never what was found bad."""
+def _check_scans(file: Metadata, line: RepoLine, allow_pickle: bool) -> None:
+    """Refuse a file that Civitai's scanners did not pass; ALLOW_PICKLE accepts an unscanned one, never a bad one."""
     for scan in ("pickleScanResult", "virusScanResult"):
         result = file.get(scan)
         if result in (None, "Success") or (allow_pickle and result != "Danger"):
             continue
         hint = "Use another file of the model." if result == "Danger" else None
-        what = f"Civitai's {scan.removesuffix('ScanResult')} scan of it says {plain(str(result), 40)}"
+        what = f"the result of Civitai's {scan.removesuffix('ScanResult')} scan of it is {plain(str(result), 40)}"
         raise line_error(line, Code.MODEL_UNSAFE, what, hint)
 
 
-def _size(file: Facts) -> int | None:
-    """Bytes; sizeKB is the byte count / 1024 as a float, but the uploader's client wrote it and some are wrong."""
+def _size(file: Metadata) -> int | None:
+    """Return the bytes from sizeKB (bytes / 1024, a float). The uploader's client wrote it, and some are wrong."""
     size = file.get("sizeKB")
     if not isinstance(size, (int, float)) or isinstance(size, bool) or not 0 < size < 1e10:
         return None
     return round(size * 1024)
 
 
-def _sha256(file: Facts) -> str | None:
+def _sha256(file: Metadata) -> str | None:
     hashes = file.get("hashes")
     value = _text(hashes.get("SHA256")).lower() if isinstance(hashes, dict) else ""
     return value if re.fullmatch(r"[0-9a-f]{64}", value) else None
 
 
-def _whole(value: Any) -> int | None:
+def _positive(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def _text(value: Any) -> str:
-    """A text that can be written down; an escape in JSON may stand for half a character, which can not."""
+    """Return a text without unpaired surrogates, which JSON escapes can hold and UTF-8 cannot."""
     return value.encode(errors="ignore").decode() if isinstance(value, str) else ""
 
 
-def _list(value: Any) -> list[Facts]:
+def _list(value: Any) -> list[Metadata]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

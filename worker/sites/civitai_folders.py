@@ -1,8 +1,8 @@
-"""Which folder a Civitai model goes into, from what its metadata says. Pure.
+"""The folder of a Civitai model, from its metadata. Pure.
 
-Civitai's type says what the uploader chose, not which loader reads the file: a diffusion model alone (Flux, Wan, Qwen)
+Civitai's type is what the uploader chose, not which loader reads the file: a diffusion model alone (Flux, Wan, Qwen)
 is a "Checkpoint" there. The base models below follow ComfyUI-Lora-Manager's table (py/utils/constants.py); where
-ComfyUI's own examples load a family either way, none is named and the caller must say the type.
+ComfyUI's own examples load a family either way, none is listed and the caller must give the type.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ NOT_CHECKPOINT_BASES = ("Pony V7",)
 
 
 def folder_of(model_type: str, file_type: str, base_model: str) -> str | None:
-    """The folder under ``models/``, or None when the metadata can not decide."""
+    """Return the folder under ``models/``, or None when the metadata cannot decide."""
     file_word = _word(file_type)
     if file_word in FILE_TYPES:
         return FILE_TYPES[file_word]

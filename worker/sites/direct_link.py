@@ -1,4 +1,4 @@
-"""A link that leads straight to a file, on a host that has no metadata: what its first answer says about it."""
+"""Links straight to a file, on a host without metadata: name and size come from its first answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from requests.structures import CaseInsensitiveDict
 
 from worker.errors import Code
 from worker.net.retry import Budget
-from worker.sites.client import Reached, SiteClient, persistently
+from worker.sites.client import FinalResponse, SiteClient, with_retries
 from worker.sites.errors import SiteError
 from worker.sites.file_names import clean_name, extension_problem, name_of_disposition
 from worker.sites.repo_list import key_url, line_error
@@ -21,25 +21,25 @@ from worker.stop import Stop
 
 
 @dataclass(frozen=True)
-class Found:
-    """A file that is there: what its server calls it, and its bytes when the server says."""
+class RemoteFile:
+    """A file on a server: the name and the bytes that its headers give."""
 
     name: str | None
     size: int | None
 
 
 def resolve(line: RepoLine, client: SiteClient, stop: Stop, allow_pickle: bool) -> ModelFile:
-    """Look up a line of a host that MODEL_HOSTS names. Raises WorkerError that quotes the line."""
-    found = look(line.url, line, client, stop)
+    """Look up a line of a host that MODEL_HOSTS names. Raise WorkerError that quotes the line."""
+    remote = probe_file(line.url, line, client, stop)
     last = unquote(urlsplit(line.url).path.rpartition("/")[2])
     try:
-        published = clean_name(found.name if extension_problem(last, allow_pickle) and found.name else last)
+        published = clean_name(remote.name if extension_problem(last, allow_pickle) and remote.name else last)
     except ValueError as error:
         raise line_error(line, Code.DOWNLOAD_FAILED, f"the file's name {error}; name it with `as`") from None
     filename = line.filename or published
-    refused = extension_problem(filename, allow_pickle)
-    if refused or line.folder is None:
-        code, what = refused or (Code.INVALID_REPO_LIST, "put its type before the link")
+    problem = extension_problem(filename, allow_pickle)
+    if problem or line.folder is None:
+        code, what = problem or (Code.INVALID_REPO_LIST, "put its type before the link")
         raise line_error(line, code, what)
     return ModelFile(
         identity=f"http:{key_url(line.url)}",
@@ -47,52 +47,52 @@ def resolve(line: RepoLine, client: SiteClient, stop: Stop, allow_pickle: bool) 
         filename=filename,
         url=line.url,
         line=line,
-        size=found.size,
+        size=remote.size,
         aliases=() if published == filename else (published,),
         published=False,
     )
 
 
-def look(url: str, line: RepoLine, client: SiteClient, stop: Stop) -> Found:
-    """Ask for the first byte of a file, to learn its name and size.
+def probe_file(url: str, line: RepoLine, client: SiteClient, stop: Stop) -> RemoteFile:
+    """Request the first byte of a file, to learn its name and size.
 
     Raises:
-        WorkerError: it can not be had; quotes the line.
+        WorkerError: the file cannot be had; quotes the line.
     """
-    with ask(url, line, client, stop).response as response:
+    with probe(url, line, client, stop).response as response:
         name = _name(response.headers, response.url)
-        return Found(name, size_of(response.status_code, response.headers))
+        return RemoteFile(name, size_of(response.status_code, response.headers))
 
 
-def ask(
+def probe(
     url: str,
     line: RepoLine,
     client: SiteClient,
     stop: Stop,
-    enough: Callable[[requests.Response], bool] = lambda response: False,
-) -> Reached:
-    """Follow a link for one byte, with retries; raise WorkerError that quotes the line."""
+    until: Callable[[requests.Response], bool] = lambda response: False,
+) -> FinalResponse:
+    """Follow a link for one byte, with retries. Raise WorkerError that quotes the line."""
     try:
-        return persistently(lambda: client.follow(url, line, (0, 0), enough=enough), Budget(client.retry), stop)
-    except SiteError as refused:
-        raise line_error(line, refused.code, refused.what, refused.hint, {"status": refused.status}) from None
+        return with_retries(lambda: client.follow(url, line, (0, 0), until=until), Budget(client.retry), stop)
+    except SiteError as error:
+        raise line_error(line, error.code, error.what, error.hint, {"status": error.status}) from None
 
 
 def size_of(status: int, headers: CaseInsensitiveDict[str]) -> int | None:
-    """Bytes of the whole file: the total of a Content-Range, or a 200's Content-Length; None when neither says."""
+    """Return the bytes of the whole file: a Content-Range's total, or a 200's Content-Length; None without either."""
     if status == 206:
-        found = re.fullmatch(r"bytes [0-9]+-[0-9]+/([0-9]+)", headers.get("Content-Range", "").strip())
-        return whole(found[1]) if found else None
-    return whole(headers.get("Content-Length", ""))
+        match = re.fullmatch(r"bytes [0-9]+-[0-9]+/([0-9]+)", headers.get("Content-Range", "").strip())
+        return byte_count(match[1]) if match else None
+    return byte_count(headers.get("Content-Length", ""))
 
 
-def whole(text: str) -> int | None:
-    """A number of bytes as a header gives it; None for anything else that Python would call digits."""
+def byte_count(text: str) -> int | None:
+    """Return a header's number of bytes; None for anything else, also for what else Python counts as digits."""
     return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
 
 
 def _name(headers: CaseInsensitiveDict[str], url: str) -> str | None:
-    """What the storage host calls the file; signed links carry the same header in their query."""
+    """Return the storage host's name for the file; signed links carry the same header in their query."""
     query = {name.lower(): value for name, value in parse_qsl(urlsplit(url).query)}
     for text in (
         headers.get("Content-Disposition"),

@@ -1,4 +1,4 @@
-"""What a site's or a storage host's answer means: one table from status to the contract's error codes. Pure.
+"""Errors from the answers of sites and storage hosts: one table from HTTP status to error code. Pure.
 
 Civitai's rows follow its source (civitai/civitai@ebed661, ``pages/api/download/models/[modelVersionId].ts``).
 """
@@ -18,74 +18,73 @@ NOT_FILES = ("text/html", "application/json", "application/xhtml", "application/
 
 
 class SiteError(Exception):
-    """A request that did not bring what was asked for; ``again`` says whether trying once more can help."""
+    """A request without the wanted answer; ``retry_reason`` decides if and when it is sent again."""
 
     def __init__(
         self,
         code: Code,
         what: str,
-        again: RetryReason = RetryReason.NEVER,
+        retry_reason: RetryReason = RetryReason.NEVER,
         *,
         hint: str | None = None,
         status: int | None = None,
         retry_after_s: float | None = None,
     ) -> None:
         super().__init__(what)
-        self.code, self.what, self.again, self.hint = code, what, again, hint
+        self.code, self.what, self.retry_reason, self.hint = code, what, retry_reason, hint
         self.status, self.retry_after_s = status, retry_after_s
 
 
-def is_login(location: str, from_site: bool) -> bool:
-    """Whether a redirect leads to the site's login page, as a gated file's does for what looks like a browser."""
-    path = urlsplit(location).path.rstrip("/")
-    return from_site and (path.endswith("/login") or "reason=download-auth" in location)
+def is_login(url: str) -> bool:
+    """Return True if an address of the site is its login page, where it sends browsers that ask for a gated file."""
+    return urlsplit(url).path.rstrip("/").endswith("/login") or "reason=download-auth" in url
 
 
 def login_error(site: str) -> SiteError:
-    """A redirect to the login page."""
+    """Return the error of a redirect to the login page."""
     return SiteError(
         Code.MODEL_AUTH, f"{SITE_NAMES[site]} wants a login for this file", hint=_auth_hint(site, False), status=302
     )
 
 
 def site_error(site: str, answer: HttpAnswer) -> SiteError:
-    """What the site itself means by an answer that is neither a redirect nor a file.
+    """Return the error of a site's own answer that is neither a redirect nor a file.
 
     Args:
         site: ``civitai``, ``hf`` or ``http``.
-        answer: any status; 200 and 206 mean that the content was no file.
+        answer: any status; 200 and 206 mean that the body was no file.
     """
     status = answer.status
     if status in _OWN_RULES:
         return _OWN_RULES[status](site, answer)
-    what, code, again = f"answered {status}", Code.DOWNLOAD_FAILED, RetryReason.NEVER
+    what, code, reason = f"answered {status}", Code.DOWNLOAD_FAILED, RetryReason.NEVER
     if status == 404:
         what, code = "has no such file", Code.MODEL_NOT_FOUND
-        again = RetryReason.NOT_FOUND if site == "civitai" else RetryReason.NEVER
+        reason = RetryReason.NOT_FOUND if site == "civitai" else RetryReason.NEVER
     elif status == 410:
         what, code = "has archived this file", Code.MODEL_NOT_FOUND
     elif status == 451:
         what, code = "blocks the country of this data centre", Code.MODEL_REGION_BLOCKED
     elif status >= 500 or status == 408:
-        again = RetryReason.SERVER
-    return SiteError(code, f"{SITE_NAMES[site]} {what}{_quoted(answer)}", again, status=status)
+        reason = RetryReason.SERVER
+    return SiteError(code, f"{SITE_NAMES[site]} {what}{_quoted(answer)}", reason, status=status)
 
 
 def storage_error(answer: HttpAnswer) -> SiteError:
-    """What a storage host means, to which the site has sent us with a signed link."""
-    status, said = answer.status, _quoted(answer)
+    """Return the error of an answer of the storage host that the site's signed link leads to."""
+    status, quote = answer.status, _quoted(answer)
     if status in (401, 403, 410) or (status == 400 and b"expired" in answer.body[:2048].lower()):
-        what = f"the storage host refused its signed link ({status}{said})"
+        what = f"the storage host refused its signed link ({status}{quote})"
         return SiteError(Code.DOWNLOAD_FAILED, what, RetryReason.EXPIRED, status=status)
     if status == 404:
-        what = f"the storage host has lost the file{said}"
+        what = f"the storage host does not have the file any more{quote}"
         return SiteError(Code.MODEL_NOT_FOUND, what, RetryReason.NOT_FOUND, status=status)
     if status == 429:
         return _rate_limited("http", answer)
     if status in (200, 206):
         return _not_a_file("http", answer)
-    again = RetryReason.SERVER if status >= 500 or status == 408 else RetryReason.NEVER
-    return SiteError(Code.DOWNLOAD_FAILED, f"the storage host answered {status}{said}", again, status=status)
+    reason = RetryReason.SERVER if status >= 500 or status == 408 else RetryReason.NEVER
+    return SiteError(Code.DOWNLOAD_FAILED, f"the storage host answered {status}{quote}", reason, status=status)
 
 
 def _rate_limited(site: str, answer: HttpAnswer) -> SiteError:
@@ -124,7 +123,7 @@ def _forbidden(site: str, answer: HttpAnswer) -> SiteError:
         return SiteError(Code.MODEL_FORBIDDEN, what, hint="Buy access on the model's page, or wait.", status=403)
     if answer.is_page:
         what = f"{name} refused with a web page (403 {answer.content_type or 'without a type'}), as its firewall does"
-        hint = "Send the job again later; if it stays, this data centre's addresses may be blocked."
+        hint = "Send the job again later. If it keeps failing, this data centre's addresses may be blocked."
         return SiteError(Code.MODEL_FORBIDDEN, what, hint=hint, status=403)
     kind = "" if answer.says else f" (403 {answer.content_type or 'without a body type'})"
     return SiteError(Code.MODEL_FORBIDDEN, f"{name} denies access to this file{kind}{_quoted(answer)}", status=403)

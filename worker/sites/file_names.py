@@ -1,4 +1,4 @@
-"""File names that a server or a caller chose, made fit to be one path component under ``models/``. Pure."""
+"""File names from a server or a caller, made safe as one path component under ``models/``. Pure."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from worker.errors import Code
 from worker.sites.types import MODEL_EXTENSIONS
 
 SAFE_EXTENSIONS = (".safetensors", ".sft")
-"""Accepted always; ``.sft`` is the same format under a shorter name, and ComfyUI lists both."""
+"""Always accepted; ``.sft`` is the same format under a shorter name, and ComfyUI lists both."""
 
 MAX_NAME_BYTES = 230
-"""Linux takes 255; what is left is for the ``.<fileId>`` that tells two files of one name apart."""
+"""Linux takes 255; the rest is for the ``.<fileId>`` that keeps two files of one name apart."""
 
 _WINDOWS_FORBIDDEN = str.maketrans(dict.fromkeys('<>:"|?*', "_"))
 _INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 
 
 def clean_name(name: str) -> str:
-    """What a server calls a file -> what a browser would save it as, which is what the caller's prompt says.
+    """Return the name under which a browser would save a server's file: the caller's prompt has that name.
 
-    Only the last component counts; spaces, brackets, ``$``, ``&`` and all letters stay, since uploaders use them.
+    Only the last component counts. Spaces, brackets, ``$``, ``&`` and all letters stay, since uploaders use them.
 
     Raises:
         ValueError: nothing usable is left (empty, ``.``, ``..``, a Windows drive).
@@ -33,15 +33,15 @@ def clean_name(name: str) -> str:
     if re.match(r"[A-Za-z]:", last):
         raise ValueError("starts with a Windows drive letter")
     last = "".join(c for c in last if unicodedata.category(c) not in _INVISIBLE)
-    last = unicodedata.normalize("NFC", last)  # after them: an invisible character keeps an accent from its letter
+    last = unicodedata.normalize("NFC", last)  # last: an invisible character would keep an accent from its letter
     last = last.translate(_WINDOWS_FORBIDDEN).lstrip(". ").rstrip(". ")
     if not last:
-        raise ValueError("is empty once unusable characters are gone")
+        raise ValueError("is empty without the characters that file names cannot have")
     return _cap(last)
 
 
 def _cap(name: str) -> str:
-    """``name`` cut to MAX_NAME_BYTES of UTF-8 between two characters, its extension kept."""
+    """Cut ``name`` to MAX_NAME_BYTES of UTF-8 between two characters; keep its extension."""
     if len(name.encode()) <= MAX_NAME_BYTES:
         return name
     stem, ending = name, extension(name)
@@ -52,7 +52,7 @@ def _cap(name: str) -> str:
 
 
 def extension(name: str) -> str:
-    """The model extension that ``name`` ends in, else its last suffix when that is short, else nothing; lower case."""
+    """Return the model extension at the end of ``name``, else a short last suffix, else nothing; in lower case."""
     lower = name.lower()
     for ending in MODEL_EXTENSIONS:
         if lower.endswith(ending):
@@ -62,7 +62,7 @@ def extension(name: str) -> str:
 
 
 def name_problem(name: str) -> str | None:
-    """Why a name that a caller wrote can not be used as it stands; None when it can. Nothing is mended silently."""
+    """Return why a caller's own name cannot be used as it is; None when it can. No name is corrected silently."""
     if "/" in name or "\\" in name:
         return "the name after `as` must be a bare file name; its folder comes from the type word"
     try:
@@ -73,29 +73,29 @@ def name_problem(name: str) -> str | None:
         return None
     if len(name.encode()) > MAX_NAME_BYTES:
         return f"the name after `as` is longer than {MAX_NAME_BYTES} bytes"
-    return f"the name after `as` has characters that file names can not have; `{cleaned}` would do"
+    return f"the name after `as` has characters that file names cannot have; `{cleaned}` would do"
 
 
 def extension_problem(name: str, allow_pickle: bool) -> tuple[Code, str] | None:
-    """Why a file of this name is not accepted as a model; None when it is.
+    """Return why a file of this name is not accepted as a model; None when it is.
 
-    A ``.gguf`` runs no code, but nothing here can check one, so it needs the same word as pickles do.
+    A ``.gguf`` runs no code, but nothing here can check one, so it needs ALLOW_PICKLE as well.
     """
     ending = extension(name)
     if ending in SAFE_EXTENSIONS or (allow_pickle and ending in MODEL_EXTENSIONS):
         return None
     if ending == ".gguf":
-        return Code.MODEL_UNSAFE, f"{name} is a .gguf file, which this worker can not check"
+        return Code.MODEL_UNSAFE, f"{name} is a .gguf file, which this worker cannot check"
     if ending in MODEL_EXTENSIONS:
         return Code.MODEL_UNSAFE, f"{name} is a {ending} file (a pickle), which can run code when it is loaded"
-    said = f"a {ending} file" if ending else "a file without an extension"
-    return Code.INVALID_REPO_LIST, f"{name} is {said}, not a .safetensors model"
+    kind = f"a {ending} file" if ending else "a file without an extension"
+    return Code.INVALID_REPO_LIST, f"{name} is {kind}, not a .safetensors model"
 
 
 def name_of_disposition(header: str) -> str | None:
-    """The file name in a Content-Disposition header; None when it holds none.
+    """Return the file name in a Content-Disposition header; None when it has none.
 
-    HTTP libraries hand headers over as latin-1, while the storage hosts send raw UTF-8. ``filename*`` wins (RFC 6266).
+    HTTP libraries decode headers as latin-1, while the storage hosts send raw UTF-8. ``filename*`` wins (RFC 6266).
     """
     with contextlib.suppress(UnicodeError):
         header = header.encode("latin-1").decode("utf-8")
@@ -105,6 +105,6 @@ def name_of_disposition(header: str) -> str | None:
             return unquote(extended[2], encoding=extended[1] or "utf-8", errors="strict")
     message = Message()
     message["Content-Disposition"] = " ".join(header.splitlines())
-    with contextlib.suppress(LookupError, ValueError):  # what the email package makes of a NUL or an odd charset
+    with contextlib.suppress(LookupError, ValueError):  # the email package raises them for a NUL or an odd charset
         return message.get_filename()
     return None

@@ -1,4 +1,4 @@
-"""What a Hugging Face link means: the file at one commit, with the size and hash that the Hub tells in headers.
+"""Hugging Face links: the file at one commit, with the size and hash from the Hub's headers.
 
 The Hub's first answer for a large file is a redirect to storage that carries ``X-Linked-Size``, ``X-Linked-ETag`` (the
 SHA-256 of an LFS file) and ``X-Repo-Commit`` (huggingface_hub, ``file_download.py``); nothing of the file is read here.
@@ -13,7 +13,7 @@ import requests
 
 from worker.errors import Code
 from worker.sites.client import SiteClient
-from worker.sites.direct_link import ask, size_of, whole
+from worker.sites.direct_link import byte_count, probe, size_of
 from worker.sites.file_names import clean_name, extension_problem
 from worker.sites.repo_list import line_error
 from worker.sites.types import ModelFile, RepoLine
@@ -21,19 +21,19 @@ from worker.stop import Stop
 
 
 def resolve(line: RepoLine, client: SiteClient, stop: Stop, allow_pickle: bool) -> ModelFile:
-    """Look a Hugging Face line up. Raises WorkerError that quotes the line."""
+    """Look a Hugging Face line up. Raise WorkerError that quotes the line."""
     repo, revision, path = split(line.url)
     filename = line.filename or _name(path, line)
-    refused = extension_problem(filename, allow_pickle)
-    if refused or line.folder is None:
-        code, what = refused or (Code.INVALID_REPO_LIST, "put its type before the link")
+    problem = extension_problem(filename, allow_pickle)
+    if problem or line.folder is None:
+        code, what = problem or (Code.INVALID_REPO_LIST, "put its type before the link")
         raise line_error(line, code, what)
     url = f"{client.sites.hf_url}/{quote(repo)}/resolve/{quote(revision, safe='')}/{quote(path)}"
-    with ask(url, line, client, stop, enough=_tells).response as response:
+    with probe(url, line, client, stop, until=_has_metadata).response as response:
         headers, status = response.headers, response.status_code
     commit = headers.get("X-Repo-Commit", "")
     commit = commit if re.fullmatch(r"[0-9a-f]{40,64}", commit) else revision
-    linked = whole(headers.get("X-Linked-Size", ""))
+    linked = byte_count(headers.get("X-Linked-Size", ""))
     published = _name(path, line)
     return ModelFile(
         identity=f"hf:{repo}@{commit}:{path}",
@@ -48,14 +48,14 @@ def resolve(line: RepoLine, client: SiteClient, stop: Stop, allow_pickle: bool) 
 
 
 def split(url: str) -> tuple[str, str, str]:
-    """(repository, revision, path) of a link that the parser has normalised."""
+    """Return (repository, revision, path) of a link that the parser has normalised."""
     repo, _, rest = urlsplit(url).path.strip("/").partition("/resolve/")
     revision, _, path = rest.partition("/")
     return unquote(repo), unquote(revision), unquote(path)
 
 
-def _tells(response: requests.Response) -> bool:
-    """Whether a redirect has the metadata; one that only says the repository's new name has not."""
+def _has_metadata(response: requests.Response) -> bool:
+    """Return True if a redirect carries the file's metadata; one to a renamed repository does not."""
     return "X-Linked-Size" in response.headers and response.is_redirect
 
 

@@ -1,4 +1,4 @@
-"""Reads a ``repo_list``: text in, lines with normalised links out, or one error that names every bad line. Pure.
+"""The parser of ``repo_list``: text in, lines with normalised links out, or one error with every bad line. Pure.
 
 A line is ``[type] <link> [as <filename>]``. A ``#`` at the start of a line or after a space begins a comment, also
 inside a name after ``as``; a ``#`` without a space before it belongs to the link (a fragment, which is dropped) or
@@ -23,7 +23,7 @@ MAX_LINES = 500
 MAX_LINE_BYTES = 2048
 TYPE_WORDS = ", ".join(TYPE_FOLDERS)
 CHOICE_FIELDS = ("type", "format", "size", "fp", "quantType", "fileId")
-"""What a Civitai download link may say about which file of a version it means."""
+"""Query fields with which a Civitai download link chooses a file of its version."""
 
 _INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u200c\u200d\u2060\u200e\u200f\u00ad"))
 _SCHEMELESS = re.compile(r"(?i)(www\.)?(civitai\.(com|red|green)|huggingface\.co|hf\.co)/")
@@ -33,13 +33,13 @@ _NO_FIELDS = re.compile(r"[?&]+(?=\s|$)")
 _SECRET_FIELD = re.compile(r"(?i)token|api[_-]?key|x-amz-.*|signature|sig|key-pair-id|policy|expires|awsaccesskeyid")
 _ARCHIVES = ("civitaiarchive.com", "civarchive.com", "civitai-archive.com")
 _SIMPLE = re.compile(r"(?:([A-Za-z]+) )?https://civitai\.com/api/download/models/([0-9]{1,12})")
-"""The usual line: nothing in it to normalise, refuse or hide, so a list of hundreds is read in a few milliseconds."""
+"""The usual line, without anything to normalise, refuse or hide; hundreds of them take a few milliseconds."""
 _AS = re.compile(r"(?i)^as\s+(.+)$")
 
 
 @dataclass(frozen=True)
 class CivitaiLink:
-    """What a civitai link asks for: a version, or a model whose newest version is meant, and which of its files."""
+    """The contents of a Civitai link: a version, or a model (its newest version), and the fields that choose a file."""
 
     model: int | None
     version: int | None
@@ -64,7 +64,7 @@ def parse_repo_list(value: Any, *, hosts: Sequence[str] = (), allow_pickle: bool
         WorkerError: INVALID_REPO_LIST (MODEL_UNSAFE for a pickle's name); quotes the first bad line, and has every bad
             line in ``details["lines"]``.
     """
-    found: dict[str, RepoLine] = {}
+    lines: dict[str, RepoLine] = {}
     bad: list[tuple[int, str, _LineError]] = []
     count = 0
     for number, raw in enumerate(_lines(value), 1):
@@ -73,29 +73,29 @@ def parse_repo_list(value: Any, *, hosts: Sequence[str] = (), allow_pickle: bool
             continue
         count += 1
         if count > MAX_LINES:
-            bad.append((number, text, _LineError(f"is one too many: a repo_list takes {MAX_LINES} models")))
+            bad.append((number, text, _LineError(f"the list is too long: a repo_list takes {MAX_LINES} models")))
             break
         try:
             line = _simple_line(number, text) or _parse_line(number, text, hosts, allow_pickle)
         except _LineError as problem:
             bad.append((number, text, problem))
         else:
-            found.setdefault(line.key, line)
+            lines.setdefault(line.key, line)
     if bad:
-        raise _error(bad)
-    return list(found.values())
+        raise _bad_lines_error(bad)
+    return list(lines.values())
 
 
 def line_error(
     line: RepoLine, code: Code, what: str, hint: str | None = None, details: dict[str, Any] | None = None
 ) -> WorkerError:
-    """The error of a line that could be read but not served: quotes the line and its number, then says ``what``."""
+    """Return the error of a valid line whose file cannot be had: the line with its number, then ``what``."""
     facts = {"line": line.number, "text": line.text, **(details or {})}
     return WorkerError(code, f"repo_list line {line.number} (`{line.text}`): {what}", hint, details=facts)
 
 
 def read_civitai(url: str) -> CivitaiLink:
-    """Take a civitai link apart that :func:`parse_repo_list` has normalised."""
+    """Parse a Civitai link that :func:`parse_repo_list` has normalised."""
     parts = urlsplit(url)
     choice = dict(parse_qsl(parts.query))
     number = int(parts.path.rpartition("/")[2])
@@ -105,7 +105,7 @@ def read_civitai(url: str) -> CivitaiLink:
 
 
 def key_url(url: str) -> str:
-    """``url`` without the fields of its query that are secrets or change with each signing: what identifies a file."""
+    """Return what identifies a file: ``url`` without query fields that are secret or change with each signing."""
     parts = urlsplit(url)
     kept = [(name, value) for name, value in parse_qsl(parts.query) if not _SECRET_FIELD.fullmatch(name)]
     return parts._replace(query=urlencode(sorted(kept)), fragment="").geturl()
@@ -121,35 +121,35 @@ def _lines(value: Any) -> list[str]:
 
 
 def _without_comment(raw: str) -> str:
-    """The line without what nobody sees (BOM, zero-width characters), odd spaces and its comment."""
+    """Remove invisible characters (BOM, zero-width), spaces at both ends and the comment."""
     text = raw.translate(_INVISIBLE).strip()
     return "" if text.startswith("#") else re.split(r"\s#", text, maxsplit=1)[0].rstrip()
 
 
-def _shown(text: str) -> str:
-    shown = redact(text)
-    if "?" in shown or "&" in shown:
-        shown = _NO_FIELDS.sub("", _NO_FIELD.sub(r"\1", _TOKEN.sub(r"\1", shown)))
-    return plain(shown, 300)
+def _without_secrets(text: str) -> str:
+    text = redact(text)
+    if "?" in text or "&" in text:
+        text = _NO_FIELDS.sub("", _NO_FIELD.sub(r"\1", _TOKEN.sub(r"\1", text)))
+    return plain(text, 300)
 
 
-def _error(bad: list[tuple[int, str, _LineError]]) -> WorkerError:
+def _bad_lines_error(bad: list[tuple[int, str, _LineError]]) -> WorkerError:
     number, text, problem = bad[0]
     more = f" (and {len(bad) - 1} more, see details)" if len(bad) > 1 else ""
-    lines = [{"number": n, "text": _shown(t), "problem": redact(str(p))} for n, t, p in bad]
-    what = f"repo_list line {number} (`{_shown(text)}`): {redact(str(problem))}{more}"
+    lines = [{"number": n, "text": _without_secrets(t), "problem": redact(str(p))} for n, t, p in bad]
+    what = f"repo_list line {number} (`{_without_secrets(text)}`): {redact(str(problem))}{more}"
     return WorkerError(problem.code, what, details={"lines": lines})
 
 
 def _simple_line(number: int, text: str) -> RepoLine | None:
-    """The line when it is of the usual form, as :func:`_parse_line` would read it; None when it is not."""
-    found = _SIMPLE.fullmatch(text)
-    if not found:
+    """Return what :func:`_parse_line` would for a line of the usual form, faster; None for any other line."""
+    match = _SIMPLE.fullmatch(text)
+    if not match:
         return None
-    folder = TYPE_FOLDERS.get(found[1].lower()) if found[1] else None
-    if found[1] and not folder:
+    folder = TYPE_FOLDERS.get(match[1].lower()) if match[1] else None
+    if match[1] and not folder:
         return None
-    url = f"{DEFAULT_CIVITAI}/api/download/models/{int(found[2])}"
+    url = f"{DEFAULT_CIVITAI}/api/download/models/{int(match[2])}"
     return RepoLine(number, text, f"{folder or '?'} {url}", "civitai", url, folder, None)
 
 
@@ -157,13 +157,13 @@ def _parse_line(number: int, text: str, hosts: Sequence[str], allow_pickle: bool
     try:
         size = len(text.encode())
     except UnicodeEncodeError:
-        raise _LineError("holds half of a surrogate pair, which is not valid Unicode text") from None
+        raise _LineError("the line has half of a surrogate pair, which is not valid Unicode text") from None
     if size > MAX_LINE_BYTES:
-        raise _LineError(f"is longer than {MAX_LINE_BYTES} bytes")
-    word, link, rest = _words(text)
+        raise _LineError(f"the line is longer than {MAX_LINE_BYTES} bytes")
+    word, link, rest = _split_line(text)
     folder = _folder(word)
-    filename = _as_name(rest, allow_pickle)
-    parts, token = _link(link, hosts)
+    filename = _filename(rest, allow_pickle)
+    parts, token = _parse_link(link, hosts)
     site = public_site(parts.hostname or "")
     if site == "civitai":
         url = _civitai_url(parts)
@@ -175,16 +175,16 @@ def _parse_line(number: int, text: str, hosts: Sequence[str], allow_pickle: bool
         _check_direct(url, folder, filename, allow_pickle)
     name = f" as {filename}" if filename else ""
     key = f"{folder or '?'} {key_url(url)}{name}"
-    shown = text if token is None else text.replace(token, "")
-    return RepoLine(number, _shown(shown), key, site, url, folder, filename, token)
+    quoted = text if token is None else text.replace(token, "")
+    return RepoLine(number, _without_secrets(quoted), key, site, url, folder, filename, token)
 
 
-def _words(text: str) -> tuple[str | None, str, str]:
-    """(type word or None, link, what follows)."""
-    first, rest = _split(text)
+def _split_line(text: str) -> tuple[str | None, str, str]:
+    """Return (type word or None, link, the rest)."""
+    first, rest = _split_word(text)
     if _is_link(first):
         return None, first, rest
-    second, rest = _split(rest)
+    second, rest = _split_word(rest)
     if not second and re.fullmatch(r"\d+", first):
         raise _LineError(
             f"a bare number may be a model or a version; write https://civitai.com/models/{first} "
@@ -196,11 +196,11 @@ def _words(text: str) -> tuple[str | None, str, str]:
         raise _LineError(
             f"no link follows the type word; write `{first} https://civitai.com/api/download/models/<versionId>`"
         )
-    raise _LineError("must be `[type] <link> [as <filename>]`, the link starting with https://")
+    raise _LineError("the line must be `[type] <link> [as <filename>]`, and the link must start with https://")
 
 
-def _split(text: str) -> tuple[str, str]:
-    """The first word, and the rest with its own spaces as they are: a file name may hold two in a row."""
+def _split_word(text: str) -> tuple[str, str]:
+    """Return the first word and the rest, whose spaces stay: a file name may have two in a row."""
     pieces = text.split(None, 1)
     return (pieces[0], pieces[1]) if len(pieces) == 2 else (text, "")
 
@@ -218,60 +218,60 @@ def _folder(word: str | None) -> str | None:
     return folder
 
 
-def _as_name(rest: str, allow_pickle: bool) -> str | None:
+def _filename(rest: str, allow_pickle: bool) -> str | None:
     if not rest:
         return None
-    found = _AS.match(rest)
-    if not found:
+    match = _AS.match(rest)
+    if not match:
         if rest.lower() in TYPE_FOLDERS:
-            raise _LineError(f"the type word stands before the link: `{rest} <link>`")
-        raise _LineError(f"only `as <filename>` may follow the link, but `{plain(rest, 60)}` does; one model a line")
-    name = found[1]
+            raise _LineError(f"the type word goes before the link: `{rest} <link>`")
+        raise _LineError(f"only `as <filename>` may follow the link, not `{plain(rest, 60)}`; write one model a line")
+    name = match[1]
     if len(name) > 2 and name[0] == name[-1] == '"':
         name = name[1:-1]
     problem = name_problem(name)
     if problem:
         raise _LineError(problem)
-    refused = extension_problem(name, allow_pickle)
-    if refused:
-        raise _LineError(f"the name after `as`: {refused[1]}", refused[0])
+    unaccepted = extension_problem(name, allow_pickle)
+    if unaccepted:
+        raise _LineError(f"the name after `as`: {unaccepted[1]}", unaccepted[0])
     return name
 
 
-def _link(link: str, hosts: Sequence[str]) -> tuple[SplitResult, str | None]:
-    """The link's parts on an allowed host, https, without fragment; and the token that was pasted into it."""
+def _parse_link(link: str, hosts: Sequence[str]) -> tuple[SplitResult, str | None]:
+    """Return the parts of a link to an allowed host, https and without fragment, and the token pasted into it."""
     if _SCHEMELESS.match(link):
         link = f"https://{link}"
     try:
         parts = urlsplit(link)
         port = port_of(parts)
     except ValueError:
-        raise _LineError("the link can not be read") from None
+        raise _LineError("the link cannot be read") from None
     host = (parts.hostname or "").lower()
     if parts.scheme not in ("http", "https") or not host or "\\" in link:
         raise _LineError("the link must start with https://")
     if parts.username is not None or parts.password is not None:
-        raise _LineError("the link must not hold a user name or password; set CIVITAI_TOKEN or HF_TOKEN instead")
+        raise _LineError("the link must not contain a user name or password; set CIVITAI_TOKEN or HF_TOKEN instead")
     query = parse_qsl(parts.query, keep_blank_values=True)
     token = next((value for name, value in query if name.lower() == "token" and value), None)
     kept = urlencode([(name, value) for name, value in query if name.lower() != "token"])
     parts = parts._replace(query=kept, fragment="")
     if public_site(host):
         if port not in (80, 443):
-            raise _LineError(f"links to {host} have no port")
+            raise _LineError(f"links to {host} have no port; remove `:{port}`")
         return parts._replace(scheme="https", netloc=host), token
     if is_named(hosts, parts):
         if parts.scheme == "http" and not is_loopback(host):
             raise _LineError("the link must start with https://")
         return parts, token
-    raise _LineError(_refused_host(host))
+    raise _LineError(_host_problem(host))
 
 
-def _refused_host(host: str) -> str:
+def _host_problem(host: str) -> str:
     if host.removeprefix("www.") in _ARCHIVES:
         return f"{host} is an archive's page, not a download; give a civitai.com or huggingface.co link"
     if is_ip(host):
-        return "links must name a host, not an address in digits"
+        return "links need a host name, not an IP address"
     name = plain(host, 80)
     return f"links to {name} are not allowed; use civitai.com or huggingface.co, or name the host in MODEL_HOSTS"
 
@@ -304,10 +304,10 @@ def _version_url(version: str, choice: list[tuple[str, str]]) -> str:
 
 
 def _hf_url(parts: SplitResult) -> str:
-    found = re.fullmatch(r"/((?:datasets/|spaces/)?[^/]+(?:/[^/]+)?)/(?:resolve|blob)/([^/]+)/(.+)", parts.path)
-    pieces = [unquote(piece) for piece in found.groups()] if found else []
+    match = re.fullmatch(r"/((?:datasets/|spaces/)?[^/]+(?:/[^/]+)?)/(?:resolve|blob)/([^/]+)/(.+)", parts.path)
+    pieces = [unquote(piece) for piece in match.groups()] if match else []
     names = [name for piece in pieces for name in piece.split("/")]
-    if not found or any(name in ("", ".", "..") for name in names):
+    if not match or any(name in ("", ".", "..") for name in names):
         raise _LineError(
             "a huggingface.co link must name one file: https://huggingface.co/<repo>/resolve/<revision>/<path>"
         )
@@ -322,10 +322,10 @@ def _direct_url(parts: SplitResult) -> str:
 
 
 def _check_direct(url: str, folder: str | None, filename: str | None, allow_pickle: bool) -> None:
-    """A site without metadata: the line must say the folder, and the link's own ending tells what the file is."""
+    """Refuse a link to a site without metadata unless it has a type word and the name of a model file."""
     if folder is None:
-        raise _LineError(f"only Civitai says what a model is; put its type before this link, one of {TYPE_WORDS}")
+        raise _LineError(f"only Civitai publishes a model's type; put its type before this link, one of {TYPE_WORDS}")
     name = unquote(urlsplit(url).path.rpartition("/")[2])
-    refused = extension_problem(name, allow_pickle)
-    if refused and (not filename or refused[0] is Code.MODEL_UNSAFE):
-        raise _LineError(refused[1], refused[0])
+    problem = extension_problem(name, allow_pickle)
+    if problem and (not filename or problem[0] is Code.MODEL_UNSAFE):
+        raise _LineError(problem[1], problem[0])

@@ -13,7 +13,7 @@ from model_manager import ModelManager
 from tests.faults.assembled.subject import Answer, Subject
 from tests.support.model_rig import QUICK
 from tests.support.worker_bench import WorkerBench
-from worker.downloads.source import ModelSites
+from worker.downloads.source import WebModelSource
 from worker.settings import NETWORK_VOLUME
 
 ANSWER_S = 100
@@ -39,7 +39,7 @@ class InProcess(Subject):
         self.worker = self.bench.worker
         settings = self.worker.settings
         self.models = settings.models_dir
-        sites = ModelSites(settings, retry=QUICK)
+        sites = WebModelSource(settings, retry=QUICK)
         self.worker.models = ModelManager(settings, sites, self.worker.runner.release_models, volume=volume)
         self.settle()
 

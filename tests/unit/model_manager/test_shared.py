@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from tests.support.model_bench import model_bytes, named, put, tree, unhurried
-from worker.downloads.pool import taken_error
+from worker.downloads.pool import path_taken_error
 from worker.errors import WorkerError
 from worker.stop import Stop, StoppedError
 
@@ -45,7 +45,7 @@ def test_bytes_that_another_worker_put_at_a_path_meanwhile_are_not_taken_for_our
     def taken(downloads):
         source.before_fetch = lambda downloads: None
         put(root, "loras/m1.safetensors", other)
-        raise taken_error(downloads[0])
+        raise path_taken_error(downloads[0])
 
     source.before_fetch = taken
     worker = manager()
