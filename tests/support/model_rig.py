@@ -1,4 +1,4 @@
-"""A worker's model sites on a fake Civitai, for tests of them alone."""
+"""A worker's model source on a fake Civitai, for tests of it alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUICK = Retry(scale=0.001, connect_s=2.0, read_s=0.5)
 
 
 class Rig:
-    """A worker's model sites that talk to a fake, as the model manager drives them."""
+    """A worker's model source that talks to a fake, called as the model manager calls it."""
 
     def __init__(self, server: CivitaiServer, models_dir: Path, retry: Retry = QUICK, **environ: str) -> None:
         self.models_dir = models_dir
@@ -39,5 +39,5 @@ class Rig:
         return self.source.fetch(self.downloads(self.resolve(text, stop)), stop or Stop(), report)
 
     def files(self) -> list[str]:
-        """Every file under the models folder, unfinished ones too."""
+        """Return every file under the models folder, unfinished ones too."""
         return sorted(str(p.relative_to(self.models_dir)) for p in self.models_dir.rglob("*") if not p.is_dir())

@@ -1,9 +1,8 @@
-"""Disks that are full or cannot be written, and what dead downloads leave behind."""
+"""The ``.part`` and its final name: full or read-only disks, names that are taken, and what dead downloads leave."""
 
 from __future__ import annotations
 
 import errno
-import gc
 import logging
 import os
 import subprocess
@@ -14,80 +13,25 @@ from pathlib import Path
 import pytest
 
 from tests.support.civitai_server import CivitaiServer
-from tests.support.model_rig import QUICK, Rig
+from tests.support.downloading import SMALL, MiB, add, fetch, refusal
+from tests.support.model_rig import Rig
 from tests.support.safetensors_files import safetensors_bytes
+from tests.support.waiting import wait_until
 from worker.downloads.part_files import PartFile, PathTakenError, part_name, sweep_parts
-from worker.downloads.pool import check_free_space, download_all
 from worker.errors import Code, WorkerError
-from worker.sites.client import SiteClient, Sites
 from worker.stop import Stop
 
-MiB = 1 << 20
 DATA = safetensors_bytes(3 * MiB)
 
 
-@pytest.fixture
-def rig(server, tmp_path):
-    return Rig(server, tmp_path / "models")
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 4 MiB; skips where this process may not mount one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True, check=False)
-    if made.returncode:
-        pytest.skip("needs the right to mount a tmpfs")
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
-
-
-def add(server: CivitaiServer, data: bytes = DATA, name: str = "x.safetensors", **fields: object) -> str:
-    version = server.add_model(name, data, type="LORA", **fields)
-    return f"lora https://civitai.com/api/download/models/{version}"
-
-
-def fetch(rig: Rig, text: str, **options: object):
-    sites = Sites.from_settings(rig.settings)
-    return download_all(
-        rig.downloads(rig.resolve(text)),
-        lambda sockets: SiteClient(sites, QUICK, sockets),
-        Stop(),
-        lambda files: None,
-        connections=4,
-        retry=QUICK,
-        **{"reserve_bytes": 0, **options},
-    )
-
-
-def refusal(rig: Rig, text: str, **options: object) -> WorkerError:
-    with pytest.raises(WorkerError) as caught:
-        fetch(rig, text, **options)
-    assert not [name for name in rig.files() if name.endswith(".part")]
-    assert str(rig.models_dir) not in str(caught.value)
-    return caught.value
-
-
-def test_the_sum_of_all_sizes_is_checked_before_the_first_byte(server, small_disk):
-    rig = Rig(server, small_disk)
-    error = refusal(rig, f"{add(server)}\n{add(server, name='y.safetensors')}")
-    assert error.code is Code.DISK_FULL
-    assert error.message == "the models need 6.3 MB and the disk has 4.2 MB free"
-    assert error.details == {"needed_bytes": 6 * MiB, "free_bytes": 4 * MiB}
-    assert not server.seen("storage")
-
-
-def test_the_reserve_counts(server, small_disk):
-    rig = Rig(server, small_disk)
-    assert refusal(rig, add(server), reserve_bytes=2 * MiB).code is Code.DISK_FULL
-    assert fetch(rig, add(server), reserve_bytes=0)[0].path.read_bytes() == DATA
+def line(server: CivitaiServer, data: bytes = DATA, name: str = "x.safetensors", **fields: object) -> str:
+    return add(server, data, name, **fields)[0]
 
 
 @pytest.mark.parametrize("network_volume", [False, True])
 def test_a_size_that_only_the_server_knew_is_checked_when_it_answers(server, small_disk, network_volume):
     rig = Rig(server, small_disk)
-    text = add(server, safetensors_bytes(6 * MiB), size_kb=1.0)
+    text = line(server, safetensors_bytes(6 * MiB), size_kb=1.0)
     error = refusal(rig, text, network_volume=network_volume)
     assert error.code is Code.DISK_FULL
     assert "x.safetensors has 6.3 MB, free are 4.2 MB" in error.message
@@ -96,10 +40,10 @@ def test_a_size_that_only_the_server_knew_is_checked_when_it_answers(server, sma
 
 def test_a_stream_of_unknown_length_fills_the_disk(server, small_disk):
     rig = Rig(server, small_disk)
-    text = add(server, safetensors_bytes(6 * MiB), size_kb=1.0)
+    text = line(server, safetensors_bytes(6 * MiB), size_kb=1.0)
     file = next(iter(server.versions.values())).files[0]
     file.ignore_range, file.send_length = True, False
-    assert refusal(rig, text).code is Code.DISK_FULL
+    assert refusal(rig, text, reserve_bytes=0).code is Code.DISK_FULL
     assert rig.files() == []
 
 
@@ -110,7 +54,7 @@ def test_a_disk_that_is_full_on_the_way(server, rig, monkeypatch, number, call):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, call, full)
-    error = refusal(rig, add(server))
+    error = refusal(rig, line(server))
     assert error.code is Code.DISK_FULL
     assert ("quota" in error.message) == (number == errno.EDQUOT)
     assert rig.files() == []
@@ -121,20 +65,20 @@ def test_a_file_system_without_preallocation_gets_a_length(server, rig, monkeypa
         raise OSError(errno.EOPNOTSUPP, "")
 
     monkeypatch.setattr(os, "posix_fallocate", unsupported)
-    assert fetch(rig, add(server))[0].path.read_bytes() == DATA
+    assert rig.fetch(line(server))[0].path.read_bytes() == DATA
 
 
 def test_a_network_volume_is_synced_and_not_preallocated(server, rig, monkeypatch):
     synced = []
     monkeypatch.setattr(os, "posix_fallocate", lambda *_: pytest.fail("preallocated"))
     monkeypatch.setattr(os, "fsync", synced.append)
-    assert fetch(rig, add(server), network_volume=True)
+    assert fetch(rig, line(server), network_volume=True)
     assert len(synced) == 1
 
 
 def test_a_local_disk_is_not_synced(server, rig, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda *_: pytest.fail("synced"))
-    assert fetch(rig, add(server))
+    assert rig.fetch(line(server))
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
@@ -146,7 +90,7 @@ def test_a_folder_that_can_not_be_written(server, rig, monkeypatch, number):
             raise OSError(number, os.strerror(number))
         return real(path, flags, *more)
 
-    text = add(server)
+    text = line(server)
     monkeypatch.setattr(os, "open", refuse)
     error = refusal(rig, text)
     assert error.code is Code.DOWNLOAD_FAILED
@@ -154,17 +98,23 @@ def test_a_folder_that_can_not_be_written(server, rig, monkeypatch, number):
     assert "MODELS_DIR" in error.hint
 
 
+def test_an_unwritable_folder_for_real(server, small_disk):
+    rig = Rig(server, small_disk / "models")
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    assert "cannot be written" in refusal(rig, line(server), reserve_bytes=0).message
+
+
 def test_without_hard_links_the_file_is_renamed(server, rig, monkeypatch):
     def unsupported(*_: object, **__: object) -> None:
         raise OSError(errno.EPERM, "")
 
     monkeypatch.setattr(os, "link", unsupported)
-    (done,) = fetch(rig, add(server))
+    (done,) = rig.fetch(line(server))
     assert done.path.read_bytes() == DATA
-    (again,) = fetch(rig, add(server))
+    (again,) = rig.fetch(line(server))
     assert again.path == done.path
     done.path.write_bytes(b"other")
-    assert "another worker gave the name" in refusal(rig, add(server)).message
+    assert "another worker gave the name" in refusal(rig, line(server)).message
     assert done.path.read_bytes() == b"other"
 
 
@@ -205,19 +155,6 @@ def test_a_directory_or_a_dangling_link_under_the_name_is_left_alone(tmp_path):
         assert os.path.lexists(target)
 
 
-def test_an_unwritable_folder_for_real(server, small_disk):
-    rig = Rig(server, small_disk / "models")
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    assert "cannot be written" in refusal(rig, add(server)).message
-
-
-def test_room_is_counted_for_each_disk_and_unknown_sizes_are_left_out(server, rig):
-    server_version = add(server, size_kb=0.0)
-    check_free_space(rig.downloads(rig.resolve(server_version)), reserve_bytes=0)
-    with pytest.raises(WorkerError):
-        check_free_space(rig.downloads(rig.resolve(server_version)), reserve_bytes=1 << 60)
-
-
 def test_part_names_fit_and_do_not_end_like_models():
     for name in ("x.safetensors", "模" * 80 + ".safetensors", "y" * 255):
         part = part_name(name)
@@ -235,25 +172,25 @@ def test_the_sweep_takes_what_the_dead_left_and_nothing_else(tmp_path, caplog):
     )
     ran = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
     dead = tmp_path / ran.stdout.strip()
-    mine = PartFile(tmp_path / "mine.safetensors").path
-    pid, start = mine.name.rsplit("-", 3)[1:3]
-    reused = tmp_path / mine.name.replace(f"-{pid}-{start}-", f"-{pid}-{int(start) + 5}-")
+    own = PartFile(tmp_path / "own.safetensors").path
+    pid, start = own.name.rsplit("-", 3)[1:3]
+    reused = tmp_path / own.name.replace(f"-{pid}-{start}-", f"-{pid}-{int(start) + 5}-")
     others_new = tmp_path / ".x.safetensors.otherhost-1-5-0123abcd.part"
     others_old = tmp_path / ".x.safetensors.otherhost-2-5-0123abcd.part"
     foreign = [tmp_path / name for name in (".download.part", "x.safetensors.part", ".x.crdownload", "x.safetensors")]
     for path in (reused, others_new, others_old, *foreign):
         path.write_bytes(b"x")
-    for path in (mine, others_old, *foreign):
+    for path in (own, others_old, *foreign):
         os.utime(path, (time.time() - 25 * 3600,) * 2)
     assert dead.exists()
     assert set(sweep_parts(tmp_path)) == {dead, reused, others_old}
-    assert sorted(tmp_path.iterdir()) == sorted([mine, others_new, *foreign])
+    assert sorted(tmp_path.iterdir()) == sorted([own, others_new, *foreign])
     assert sweep_parts(tmp_path / "missing") == []
     assert "removed 3 unfinished downloads" in caplog.text
 
 
 def test_a_killed_process_leaves_only_a_part_that_is_swept(server, rig):
-    text = add(server, safetensors_bytes(20 * MiB))
+    text = line(server, safetensors_bytes(20 * MiB))
     server.file(next(iter(server.versions))).bytes_per_s = 5e6
     script = (
         "import sys; from pathlib import Path; from tests.support.model_rig import Rig\n"
@@ -263,9 +200,7 @@ def test_a_killed_process_leaves_only_a_part_that_is_swept(server, rig):
     )
     process = subprocess.Popen([sys.executable, "-c", script, server.url, rig.models_dir, text])
     folder = rig.models_dir / "loras"
-    until = time.monotonic() + 20
-    while not (folder.is_dir() and list(folder.glob(".*.part"))) and time.monotonic() < until:
-        time.sleep(0.01)
+    wait_until(lambda: folder.is_dir() and list(folder.glob(".*.part")))
     assert sweep_parts(folder) == []
     process.kill()
     process.wait()
@@ -273,19 +208,47 @@ def test_a_killed_process_leaves_only_a_part_that_is_swept(server, rig):
     assert rig.files() == []
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_after_a_download_no_descriptor_holds_a_models_disk_space(server, rig, fails):
-    """A model that is pruned gives its space back at once, not when Python next looks for cycles."""
-    text = f"{add(server)}\n{add(server, data=safetensors_bytes(2 * MiB, 'y'), name='y.safetensors')}"
-    if fails:
-        text += f"\n{add(server, name='z.safetensors', sha256='0' * 64)}"
-    gc.disable()
-    try:
-        if fails:
-            assert refusal(rig, text).code is Code.MODEL_CORRUPT
-        else:
-            assert len(fetch(rig, text)) == 2
-        opened = [os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()]
-    finally:
-        gc.enable()
-    assert [path for path in opened if path.startswith(str(rig.models_dir))] == []
+def test_a_folders_mtime_changes_so_that_comfyui_lists_the_file(server, rig):
+    folder = rig.models_dir / "loras"
+    folder.mkdir(parents=True)
+    os.utime(folder, (1, 1))
+    rig.fetch(add(server)[0])
+    assert folder.stat().st_mtime > 1
+
+
+def test_cjk_and_dollar_names_arrive_as_published(server, rig):
+    for name in ("模型 v1.safetensors", "a$b & [c] (1).safetensors", "é" * 109 + ".safetensors"):
+        (done,) = rig.fetch(add(server, name=name)[0])
+        assert done.path.name == name
+    assert len(rig.files()) == 3
+
+
+def test_path_tricks_in_names_stay_inside_the_folder(server, rig):
+    for name in ("../../escape.safetensors", "..\\escape2.safetensors", "/etc/escape3.safetensors"):
+        (done,) = rig.fetch(add(server, name=name)[0])
+        assert done.path.parent == rig.models_dir / "loras"
+    assert rig.files() == [f"loras/escape{n}.safetensors" for n in ("", "2", "3")]
+
+
+def test_the_same_file_put_there_meanwhile_counts_as_done(server, rig):
+    text, _ = add(server)
+    downloads = rig.downloads(rig.resolve(text))
+    downloads[0].path.parent.mkdir(parents=True)
+    downloads[0].path.write_bytes(SMALL)
+    before = downloads[0].path.stat().st_ino
+    (done,) = rig.source.fetch(downloads, Stop(), lambda files: None)
+    assert done.path.stat().st_ino == before
+    assert rig.files() == ["loras/x.safetensors"]
+
+
+@pytest.mark.parametrize("size", [len(SMALL), 5])
+def test_other_bytes_under_the_name_are_never_replaced(server, rig, size):
+    text, _ = add(server)
+    downloads = rig.downloads(rig.resolve(text))
+    downloads[0].path.parent.mkdir(parents=True)
+    downloads[0].path.write_bytes(bytes(size))
+    with pytest.raises(WorkerError, match="another worker gave the name") as caught:
+        rig.source.fetch(downloads, Stop(), lambda files: None)
+    assert caught.value.details["taken"] == "loras/x.safetensors"
+    assert downloads[0].path.read_bytes() == bytes(size)
+    assert rig.files() == ["loras/x.safetensors"]

@@ -34,7 +34,7 @@ def test_whole_files_pass(tmp_path, data):
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "problem"),
     [
         (b"", "has only 0 bytes"),
         (b"1234567", "has only 7 bytes"),
@@ -58,8 +58,8 @@ def test_whole_files_pass(tmp_path, data):
         (header_only({"a": {**TENSOR, "shape": ["x"]}}, bytes(8)), "describes a tensor wrongly"),
     ],
 )
-def test_everything_else_is_named(tmp_path, data, says):
-    with pytest.raises(SafetensorsError, match=says.replace("(", r"\(")):
+def test_everything_else_is_named(tmp_path, data, problem):
+    with pytest.raises(SafetensorsError, match=problem.replace("(", r"\(")):
         check(tmp_path, data)
 
 

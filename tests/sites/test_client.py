@@ -1,4 +1,4 @@
-"""Where a token may go, and where it is never seen: logs, errors, progress, other hosts."""
+"""The client of the model sites: its token goes to its own site and into no log, error, progress or other host."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ import logging
 from pathlib import Path
 
 import pytest
+import requests
 
 from tests.support.civitai_server import Canned
-from tests.support.model_rig import Rig
+from tests.support.model_rig import QUICK, Rig
 from tests.support.safetensors_files import safetensors_bytes
 from worker import __version__
-from worker.errors import WorkerError
+from worker.errors import Code, WorkerError
 from worker.net.connections import USER_AGENT
 from worker.net.redact import RedactingFilter
-from worker.sites.client import Sites
+from worker.net.retry import Budget, RetryReason
+from worker.sites.client import Sites, network_error, with_retries
+from worker.sites.errors import SiteError
 from worker.sites.repo_list import parse_repo_list
-from worker.sites.types import RepoLine
+from worker.stop import Stop
 
 DATA = safetensors_bytes(200_000)
 LINE = parse_repo_list("lora https://civitai.com/api/download/models/5")[0]
 HF_LINE = parse_repo_list("lora https://huggingface.co/a/b/resolve/main/x.safetensors")[0]
-PUBLIC = "https://civitai.com/api/download/models/5"
 
 
 @pytest.mark.parametrize(
@@ -89,6 +91,15 @@ def test_the_token_is_in_no_log_message_progress_or_request_but_its_own(server, 
         assert not {"authorization", "cookie", "referer"} & {name.lower() for name in request.headers}
 
 
+def test_a_token_that_no_header_can_hold_is_not_shown(server, tmp_path):
+    version = server.add_model("x.safetensors", DATA)
+    rig = Rig(server, tmp_path, CIVITAI_TOKEN="two\nlines")
+    with pytest.raises(WorkerError) as caught:
+        rig.fetch(f"lora https://civitai.com/api/download/models/{version}")
+    assert caught.value.code is Code.MODEL_AUTH
+    assert "lines" not in str(caught.value)
+
+
 @pytest.mark.parametrize("status", [401, 403, 404, 429, 500])
 def test_the_token_is_in_no_error_even_when_the_server_repeats_it(server, tmp_path, caplog, status):
     caplog.set_level(logging.DEBUG)
@@ -127,12 +138,31 @@ def test_cookies_are_not_kept(server, tmp_path):
     assert not any("Cookie" in request.headers for request in server.requests)
 
 
-def test_a_line_never_prints_its_token():
-    line = RepoLine(1, "x", "k", "civitai", "u", None, None, token=PASTED)
-    assert PASTED not in repr(line)
-
-
 def test_the_user_agent_names_this_version_and_no_browser():
     project = Path(__file__).resolve().parents[2] / "pyproject.toml"
     assert f'\nversion = "{__version__}"\n' in project.read_text()
     assert f"comfy-remote-serverless/{__version__}" == USER_AGENT
+
+
+def test_what_a_site_does_not_have_is_asked_for_once_and_trouble_as_often_as_the_budget_allows(monkeypatch):
+    reasons = [RetryReason.SERVER, RetryReason.SERVER, RetryReason.NEVER]
+    stop, slept = Stop(), []
+    monkeypatch.setattr(stop, "sleep", slept.append)
+
+    def attempt() -> None:
+        raise SiteError(Code.DOWNLOAD_FAILED, f"{len(reasons)} left", reasons.pop(0))
+
+    with pytest.raises(SiteError, match="1 left"):
+        with_retries(attempt, Budget(QUICK), stop)
+    assert len(slept) == 2
+    assert with_retries(lambda: "found", Budget(QUICK), stop) == "found"
+
+
+def test_a_failure_below_http_is_tried_again_unless_the_certificate_is_wrong():
+    assert network_error(requests.ReadTimeout("read")).retry_reason is RetryReason.SERVER
+    assert "stalled" in network_error(requests.ReadTimeout("read")).what
+    assert network_error(requests.ConnectionError("https://civitai.com/x?token=P")).retry_reason is RetryReason.SERVER
+    assert "token" not in network_error(requests.ConnectionError("https://civitai.com/x?token=P")).what
+    certificate = network_error(requests.exceptions.SSLError("CERTIFICATE_VERIFY_FAILED"))
+    assert certificate.retry_reason is RetryReason.NEVER
+    assert "certificate" in certificate.what

@@ -1,27 +1,18 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from tests.support.civitai_server import Canned, CivitaiServer
+from tests.support.civitai_server import Canned
 from tests.support.model_rig import Rig
 from tests.support.safetensors_files import safetensors_bytes
 from worker.errors import Code, WorkerError
-from worker.sites.civitai_folders import folder_of
 from worker.sites.client import SiteClient
+from worker.sites.errors import SiteError
 from worker.sites.types import ModelFile
 
 DATA = safetensors_bytes(5000)
-
-
-@pytest.fixture
-def server():
-    with CivitaiServer() as server:
-        yield server
-
-
-@pytest.fixture
-def rig(server, tmp_path):
-    return Rig(server, tmp_path)
 
 
 def link(version: int, query: str = "") -> str:
@@ -148,37 +139,6 @@ def test_scanners_are_heeded(server, rig, scan):
     assert one(rig, link(version))
 
 
-@pytest.mark.parametrize(
-    ("model_type", "file_type", "base_model", "folder"),
-    [
-        ("Checkpoint", "Model", "SDXL 1.0", "checkpoints"),
-        ("Checkpoint", "Pruned Model", "Illustrious", "checkpoints"),
-        ("Checkpoint", "Model", "Flux.1 D", "diffusion_models"),
-        ("Checkpoint", "Model", "Wan Video 2.2 T2V-A14B", "diffusion_models"),
-        ("Checkpoint", "Model", "ZImageTurbo", "diffusion_models"),
-        ("Checkpoint", "UNet", "SDXL 1.0", "diffusion_models"),
-        ("Checkpoint", "Text Encoder", "Flux.1 D", "text_encoders"),
-        ("Checkpoint", "Model", "Pony", "checkpoints"),
-        ("Checkpoint", "Model", "Pony V7", None),
-        ("Checkpoint", "Model", "Something New", None),
-        ("Checkpoint", "Model", "", None),
-        ("LORA", "Model", "Flux.1 D", "loras"),
-        ("LoCon", "Model", "", "loras"),
-        ("DoRA", "Model", "", "loras"),
-        ("TextualInversion", "Model", "", "embeddings"),
-        ("TextualInversion", "Negative", "", "embeddings"),
-        ("Controlnet", "Model", "", "controlnet"),
-        ("Upscaler", "Model", "", "upscale_models"),
-        ("VAE", "Model", "", "vae"),
-        ("Workflows", "Archive", "", None),
-        ("Checkpoint", "Training Data", "SDXL 1.0", None),
-        ("Poses", "Model", "", None),
-    ],
-)
-def test_the_folder_by_type(model_type, file_type, base_model, folder):
-    assert folder_of(model_type, file_type, base_model) == folder
-
-
 def test_an_undecidable_folder_asks_for_a_type_word(server, rig):
     version = server.add_model("x.safetensors", DATA, type="Checkpoint", base_model="Something New")
     error = refusal(rig, link(version))
@@ -258,8 +218,6 @@ def test_a_404_is_asked_once_more_at_the_second_host_but_only_for_the_public_sit
 
     def json(self: SiteClient, url: str, *_: object) -> dict[str, object]:
         asked.append(url)
-        from worker.sites.errors import SiteError
-
         raise SiteError(Code.MODEL_NOT_FOUND, "no such version", status=404)
 
     monkeypatch.setattr(SiteClient, "json", json)
@@ -273,11 +231,8 @@ def test_a_404_is_asked_once_more_at_the_second_host_but_only_for_the_public_sit
     ]
 
 
-def test_lines_are_looked_up_at_once_and_the_first_bad_one_is_the_error(server, rig):
-    good = [server.add_model(f"m{n}.safetensors", DATA) for n in range(20)]
-    files = rig.resolve("\n".join(link(version) for version in good))
-    assert [file.filename for file in files] == [f"m{n}.safetensors" for n in range(20)]
-    server.file(good[5]).pickle_scan = "Danger"
-    server.file(good[9]).pickle_scan = "Danger"
-    with pytest.raises(WorkerError, match="line 6 "):
-        rig.resolve("\n".join(link(version) for version in good))
+def test_half_a_character_in_a_published_name_can_still_be_noted(server, rig):
+    version = server.add_model("a\ud800b.safetensors", DATA, type="LORA")
+    file = one(rig, link(version))
+    assert file.filename == "ab.safetensors"
+    json.dumps(file.aliases, ensure_ascii=False).encode()

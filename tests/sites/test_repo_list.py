@@ -134,7 +134,7 @@ def test_a_pasted_token_is_kept_apart_from_everything_that_is_shown():
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "problem"),
     [
         ("128713", "a bare number may be a model or a version"),
         ("lora 128713", "no link follows the type word"),
@@ -180,11 +180,11 @@ def test_a_pasted_token_is_kept_apart_from_everything_that_is_shown():
         (f"{VERSION}?x={'y' * 2048}", "longer than 2048 bytes"),
     ],
 )
-def test_a_bad_line_is_quoted_with_its_number_and_what_would_be_right(text, says):
+def test_a_bad_line_is_quoted_with_its_number_and_what_would_be_right(text, problem):
     error = refusal(f"# first\n{text}")
     assert error.code is Code.INVALID_REPO_LIST
     assert "repo_list line 2 (`" in error.message
-    assert says in error.message
+    assert problem in error.message
     assert "hunter2" not in f"{error} {error.details}"
     assert [bad["number"] for bad in error.details["lines"]] == [2]
 

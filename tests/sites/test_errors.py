@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from tests.support.civitai_server import LOGIN_PAGE, Canned
-from tests.support.model_rig import QUICK, Rig
+from tests.support.model_rig import Rig
 from tests.support.safetensors_files import safetensors_bytes
 from worker.errors import Code, WorkerError
 from worker.net.answers import HttpAnswer
-from worker.net.retry import Budget, Retry, RetryReason
+from worker.sites.errors import is_login, site_error
 
 DATA = safetensors_bytes(70_000)
 NEEDS_LOGIN = {
@@ -118,12 +116,6 @@ def test_the_right_token_opens_the_file(server, version, tmp_path):
     assert done.path.read_bytes() == DATA
 
 
-def test_a_token_that_no_header_can_hold_is_not_shown(server, version, tmp_path):
-    error = refusal(Rig(server, tmp_path, CIVITAI_TOKEN="two\nlines"), version)
-    assert error.code is Code.MODEL_AUTH
-    assert "lines" not in str(error)
-
-
 def test_what_the_site_says_is_quoted_without_control_characters(server, version, tmp_path):
     server.file(version).always = Canned(403, {"error": "no\x1b[31m\r\nway\u202e " + "x" * 1000})
     error = refusal(Rig(server, tmp_path), version)
@@ -138,14 +130,6 @@ def test_a_browser_like_name_would_have_brought_the_login_page(server, version, 
     monkeypatch.undo()
     assert "wants a token" in refusal(Rig(server, tmp_path), version).message
     assert server.requests[-1].headers["User-Agent"].startswith("comfy-remote-serverless/")
-
-
-def test_one_file_costs_one_request_to_the_download_route(server, tmp_path):
-    version = server.add_model("big.safetensors", safetensors_bytes(70 << 20))
-    Rig(server, tmp_path).fetch(f"ckpt https://civitai.com/api/download/models/{version}")
-    downloads = [request for request in server.seen("api") if request.path.startswith("/api/download/")]
-    assert len(downloads) == 1
-    assert len(server.seen("storage")) >= 3
 
 
 @pytest.mark.parametrize(
@@ -166,23 +150,20 @@ def test_the_storage_hosts_refusals(server, version, tmp_path, answer, code):
     server.unexpected.clear()  # the redirect of the last row leads nowhere
 
 
-def test_retry_after_is_read_as_seconds_and_as_a_date():
-    assert HttpAnswer(429, {"Retry-After": "12"}).retry_after_s == 12
-    assert HttpAnswer(429, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}).retry_after_s == 0
-    later = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 60))
-    assert 55 < HttpAnswer(429, {"Retry-After": later}).retry_after_s <= 60
-    assert HttpAnswer(429, {"Retry-After": "soon"}).retry_after_s is None
-    assert HttpAnswer(429).retry_after_s is None
+def test_a_content_type_is_shown_without_control_characters():
+    error = site_error("http", HttpAnswer(200, {"Content-Type": "a\x1b[31mb"}))
+    assert error.what == "the host sent a [31mb instead of the file"
 
 
-def test_the_delays_are_those_the_site_asks_for():
-    budget = Budget(Retry())
-    assert [budget.delay_s(RetryReason.NOT_FOUND) for _ in range(3)] == [2.0, 8.0, None]
-    delays = [budget.delay_s(RetryReason.SERVER) for _ in range(6)]
-    assert delays[-1] is None
-    assert all(0.5 * 0.5 * 2**n <= delay <= 0.5 * 2**n for n, delay in enumerate(delays[:-1]))
-    budget.progressed()
-    assert [budget.delay_s(RetryReason.RATE, 5.0) for _ in range(4)] == [5.0, 5.0, 5.0, None]
-    assert Budget(Retry()).delay_s(RetryReason.RATE, 61.0) is None
-    assert Budget(Retry()).delay_s(RetryReason.NEVER) is None
-    assert Budget(QUICK).delay_s(RetryReason.NOT_FOUND) == 0.002
+@pytest.mark.parametrize(
+    ("url", "login"),
+    [
+        ("https://civitai.com/login", True),
+        ("https://civitai.com/login/?returnUrl=%2Fmodels", True),
+        ("https://civitai.com/?reason=download-auth", True),
+        ("https://civitai.com/models/5?next=/login", False),
+        ("https://civitai.com/blogin", False),
+    ],
+)
+def test_a_login_page_is_known_by_its_address(url, login):
+    assert is_login(url) is login

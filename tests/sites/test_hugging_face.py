@@ -19,11 +19,6 @@ def server():
         yield server
 
 
-@pytest.fixture
-def rig(server, tmp_path):
-    return Rig(server, tmp_path)
-
-
 def refusal(rig: Rig, text: str) -> WorkerError:
     with pytest.raises(WorkerError) as caught:
         rig.resolve(text)
@@ -91,12 +86,12 @@ def test_the_token_goes_to_the_hub_and_to_nobody_else(server, tmp_path):
     ],
 )
 def test_refusals_have_the_contracts_codes(server, tmp_path, answer, token, expected):
-    code, says = expected
+    code, words = expected
     file = server.hub["org/repo/sub/x y.safetensors"]
     file.needs_token, file.always = True, answer
     error = refusal(Rig(server, tmp_path, HF_TOKEN=token), f"clip {LINK}")
     assert error.code is code
-    assert says in error.message
+    assert words in error.message
     if code is Code.MODEL_AUTH:
         assert "HF_TOKEN" in error.hint
 
@@ -105,3 +100,11 @@ def test_a_403_of_the_hub_is_not_tried_again(server, rig):
     server.hub["org/repo/sub/x y.safetensors"].always = Canned(403)
     refusal(rig, f"clip {LINK}")
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("size", ["\u00b2", "9" * 5000, "-1", "1e3"])
+def test_an_odd_size_of_the_hub_does_not_end_the_look_up(server, rig, size):
+    headers = {"X-Linked-Size": size.encode("latin-1").decode("latin-1"), "Location": f"{server.hf_url}/x"}
+    server.hub["org/repo/sub/x y.safetensors"].always = Canned(302, b"", headers)
+    (file,) = rig.resolve(f"vae {LINK}")
+    assert file.size is None
