@@ -253,15 +253,11 @@ class Transfer:
                 raise AbandonedError
             if ranged and total is None and not self.begun:
                 self._takes_ranges = False
-                raise SiteError(
-                    Code.DOWNLOAD_FAILED, "the storage host does not give the file's length", RetryReason.SERVER
-                )
+                raise SiteError(Code.DOWNLOAD_FAILED, "the storage host gives no file length", RetryReason.SERVER)
             if ranged:
                 _check_range(response, span)
             elif self._takes_ranges and span.position:
-                raise SiteError(
-                    Code.DOWNLOAD_FAILED, "the storage host ignored the requested range", RetryReason.SERVER
-                )
+                raise SiteError(Code.DOWNLOAD_FAILED, "the storage host ignored the byte range", RetryReason.SERVER)
             if not self.begun:
                 self._begin(total, ranged)
                 self._etag = (span.location, etag)

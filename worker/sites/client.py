@@ -53,7 +53,7 @@ class Sites:
         )
 
     def site_of(self, url: str) -> str | None:
-        """Return ``civitai``, ``hf`` or ``http`` for an address of that site itself; None for any other, as storage."""
+        """Return the site that an address is of: ``civitai``, ``hf`` or ``http``; None for storage and all others."""
         if origin(url) == origin(self.civitai_url):
             return "civitai"
         if origin(url) == origin(self.hf_url):
@@ -177,8 +177,8 @@ class SiteClient:
             session.close()
         self._sessions.clear()
 
-    def get(self, url: str, line: RepoLine, base: str, span: tuple[int, int] | None = None) -> requests.Response:
-        """Send one GET; follow no redirect, read no body. ``span`` is a Range's first and last byte (inclusive).
+    def get(self, url: str, line: RepoLine, base: str, byte_range: tuple[int, int] | None = None) -> requests.Response:
+        """Send one GET; follow no redirect, read no body. ``byte_range`` is first and last byte, inclusive.
 
         Raises:
             SiteError: no request may go to the address.
@@ -187,8 +187,8 @@ class SiteClient:
         peers = self.sites.peers(url, base)
         token = self.sites.token(url, line)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        if span:
-            headers["Range"] = f"bytes={span[0]}-{span[1]}"
+        if byte_range:
+            headers["Range"] = f"bytes={byte_range[0]}-{byte_range[1]}"
         if peers not in self._sessions:
             self._sessions[peers] = new_session(peers, self._sockets)
         timeout = (self.retry.connect_s, self.retry.read_s)
@@ -203,7 +203,7 @@ class SiteClient:
         self,
         url: str,
         line: RepoLine,
-        span: tuple[int, int] | None = None,
+        byte_range: tuple[int, int] | None = None,
         until: Callable[[requests.Response], bool] = lambda response: False,
     ) -> FinalResponse:
         """GET ``url`` and follow its redirects to a file, or to the first answer for which ``until`` is True.
@@ -213,7 +213,7 @@ class SiteClient:
         """
         base = url
         for _ in range(MAX_HOPS + 1):
-            response = self.get(url, line, base, span)
+            response = self.get(url, line, base, byte_range)
             location = response.headers.get("Location")
             if until(response):
                 return FinalResponse(response, url)
