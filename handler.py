@@ -1,6 +1,6 @@
-"""RunPod's door: one job in, one answer out. Reads like the table of contents of a job.
+"""RunPod's handler: takes a job, returns its answer. The steps of a job, in order.
 
-``python handler.py --test_input '{"input": {...}}'`` runs one job here and now; without it ``test_input.json`` is run.
+``python handler.py --test_input '{"input": {...}}'`` runs that job locally; without it, the job in ``test_input.json``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from worker.comfyui.api import NoAnswerError
 from worker.comfyui.progress import JobProgress
 from worker.errors import Code, WorkerError
 from worker.inputs.folder import Inputs
-from worker.job import Job, Prompt, parse_job
+from worker.job import Job, JobAnswer, Prompt, parse_job
 from worker.memory import lower_mmap_threshold
 from worker.models.prompt_names import loader_classes, match_models
 from worker.results.delivery import Delivery, DeliveryOptions, RenderedFrom
@@ -38,23 +38,22 @@ from worker.stop import Stop
 
 log = logging.getLogger("handler")
 
-Answer = dict[str, Any]
 T = TypeVar("T")
 
 
 class Worker:
-    """What lives as long as the process: the settings, the models and the ComfyUI that every job uses."""
+    """The process's lifetime objects, which all jobs share: settings, models and ComfyUI."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.runner = ComfyRunner(settings, on_lost=lambda: self.end(1))
         self.models = ModelManager(settings, release=self.runner.release_models)
-        self._jobs = 0
+        self._running_jobs = 0
 
-    async def handle(self, event: dict[str, Any]) -> Answer:
-        """Answer one job. Never raises but for cancellation: the SDK would show the caller a traceback."""
+    async def handle(self, event: dict[str, Any]) -> JobAnswer:
+        """Answer one job. Raises only when cancelled: the SDK would show the caller a traceback."""
         logs.job_id.set(str(event.get("id", "-")))
-        self._jobs += 1
+        self._running_jobs += 1
         try:
             answer = await self._answer(event)
         except WorkerError as error:
@@ -63,62 +62,62 @@ class Worker:
         except NoAnswerError as error:
             answer = WorkerError(Code.COMFYUI_DIED, f"ComfyUI did not answer ({error})").answer()
         except Exception as error:
-            log.exception("unexpected")
+            log.exception("unexpected error")
             answer = WorkerError(Code.INTERNAL, f"{type(error).__name__}: {error}").answer()
         finally:
-            self._jobs -= 1
-            if not self._jobs:
+            self._running_jobs -= 1
+            if not self._running_jobs:
                 self.models.release()
         if not self.runner.server.trusted:
             self._end_after_this_job()
         return answer
 
-    async def _answer(self, event: dict[str, Any]) -> Answer:
-        timings = _Timings()
+    async def _answer(self, event: dict[str, Any]) -> JobAnswer:
+        timings = _JobTimings()
         job = parse_job(event, self.settings.job_timeout_s)
         deadline = timings.started + job.timeout_s
         if job.action == "inspect":
             return await self._inspect()
-        wish = DeliveryOptions.of(job, self.settings)
+        options = DeliveryOptions.of(job, self.settings)
         async with ProgressSender(job.id, job.prompt, with_previews=job.preview) as progress:
             models, inputs = await self._prepare(job, deadline, timings, progress)
             if job.action == "ensure":
-                return {"images": [], "files": [], **_account(models, timings)}
+                return {"images": [], "files": [], **_report(models, timings)}
             prompt = await self._match_names(job, models)
             result = await self.runner.run(job, prompt, deadline, progress, inputs=inputs)
         timings.run_s, timings.collect_s = result.run_s, result.collect_s
-        origin = await self._origin(models, timings) if job.metadata else RunInfo()
-        source = RenderedFrom(job.id, result.prompt, job.pnginfo, result.cached, origin)
-        delivery = Delivery(wish, source, result.outputs, Stop(deadline))
-        return await delivery.in_thread(lambda: _packed(job, delivery, result, _account(models, timings)))
+        run_info = await self._run_info(models, timings) if job.metadata else RunInfo()
+        rendered_from = RenderedFrom(job.id, result.prompt, job.pnginfo, result.cached, run_info)
+        delivery = Delivery(options, rendered_from, result.outputs, Stop(deadline))
+        return await delivery.in_thread(lambda: _build_answer(job, delivery, result, _report(models, timings)))
 
     async def _prepare(
-        self, job: Job, deadline: float, timings: _Timings, progress: JobProgress
+        self, job: Job, deadline: float, timings: _JobTimings, progress: JobProgress
     ) -> tuple[ModelReport, Inputs]:
-        """Models, input files and ComfyUI's start, side by side; what ends one early ends all."""
+        """Get models and input files and start ComfyUI, in parallel; an error in one ends all."""
         stop, loop = Stop(deadline), asyncio.get_running_loop()
         progress.set_phase("starting", "Ready" if self.runner.is_ready else "ComfyUI is starting")
 
-        def report(files: Sequence[FileProgress]) -> None:  # from a thread
+        def report(files: Sequence[FileProgress]) -> None:  # called from a thread
             loop.call_soon_threadsafe(progress.set_models, files)
 
-        models = asyncio.create_task(timings.models(asyncio.to_thread(self._ensure_models, job, stop, report)))
-        inputs = asyncio.create_task(self._inputs_for(job, stop))
-        comfyui = asyncio.create_task(timings.comfyui(self._comfyui_for(job, deadline)))
+        models = asyncio.create_task(timings.time_models(asyncio.to_thread(self._ensure_models, job, stop, report)))
+        inputs = asyncio.create_task(self._download_inputs(job, stop))
+        comfyui = asyncio.create_task(timings.time_comfyui_start(self._start_comfyui(job, deadline)))
         try:
             await asyncio.gather(asyncio.shield(models), asyncio.shield(inputs), comfyui)
         finally:
-            stop.set()  # a thread cannot be cancelled, only asked; nothing of a job may go on into the next
+            stop.set()  # threads cannot be cancelled, only asked; none may run on into the next job
             comfyui.cancel()
             await asyncio.gather(models, inputs, comfyui, return_exceptions=True)
         return models.result(), inputs.result()
 
-    async def _inputs_for(self, job: Job, stop: Stop) -> Inputs:
+    async def _download_inputs(self, job: Job, stop: Stop) -> Inputs:
         if not job.files or job.action != "run":
             return []
         return await asyncio.to_thread(self.runner.inputs.download, job.files, stop)
 
-    async def _comfyui_for(self, job: Job, deadline: float) -> None:
+    async def _start_comfyui(self, job: Job, deadline: float) -> None:
         if job.action == "run":
             await self.runner.ready(deadline)
 
@@ -130,24 +129,24 @@ class Worker:
             skip=job.skip_repo_list,
             stop=stop,
             report=report,
-            no_other_job=lambda: self._jobs <= 1,
+            no_other_job=lambda: self._running_jobs <= 1,
             read_ahead=not self.runner.is_ready,
         )
 
     async def _match_names(self, job: Job, models: ModelReport) -> Prompt:
-        """The prompt with its models under the names that this ComfyUI lists."""
+        """Return the prompt with its models renamed to the names that this ComfyUI lists."""
         info = await self.runner.object_info(loader_classes(job.prompt))
         matched = match_models(job.prompt, info, models.names)
         models.warnings.extend(matched.warnings)
         return matched.prompt
 
-    async def _inspect(self) -> Answer:
-        """What this worker has; says of ComfyUI only what it can without waiting for it."""
+    async def _inspect(self) -> JobAnswer:
+        """Return this worker's models and state, without waiting for a starting ComfyUI."""
         found = await asyncio.to_thread(self.models.inspect)
         return {**found, "comfyui": await self.runner.stats(), "simulator": self.settings.simulated}
 
-    async def _origin(self, models: ModelReport, timings: _Timings) -> RunInfo:
-        """What the images' metadata says beside the prompt."""
+    async def _run_info(self, models: ModelReport, timings: _JobTimings) -> RunInfo:
+        """Return the models, timings and versions for the images' metadata."""
         stats, known = await asyncio.gather(self.runner.stats(), asyncio.to_thread(self.models.known))
         stats = stats or {}
         versions = {
@@ -157,38 +156,38 @@ class Worker:
         return RunInfo([*models.ready, *models.downloaded, *known], timings.answer(), versions)
 
     def _end_after_this_job(self) -> None:
-        """End the process once the SDK has delivered this answer; the container ends too, and RunPod starts another."""
+        """End the process once the SDK has delivered this answer; RunPod then starts another container."""
         if task := asyncio.current_task():
             task.add_done_callback(lambda _: self.end(1))
 
     def stop(self) -> None:
-        """End ComfyUI and what reads ahead; idempotent."""
+        """Stop ComfyUI and the read-ahead; idempotent."""
         self.models.close()
         self.runner.stop()
 
     def end(self, exit_code: int) -> None:
-        """End the worker now and leave nothing running: neither ComfyUI nor the SDK's ping process."""
+        """End the worker now, with ComfyUI and the SDK's ping process."""
         self.stop()
         for child in multiprocessing.active_children():
             child.terminate()
-        os._exit(exit_code)  # the SDK would wait up to 90 s for its long poll, and lose a job that arrives in it
+        os._exit(exit_code)  # the SDK would wait up to 90 s for its long poll, and lose a job that it returns
 
 
-class _Timings:
-    """Where a job's time went, in seconds. Models and ComfyUI's start overlap, so they do not add up to the total."""
+class _JobTimings:
+    """Durations of a job's steps, in seconds. Models and ComfyUI's start overlap: the sum may exceed the total."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
         self.comfyui_start_s = self.models_s = self.run_s = self.collect_s = 0.0
 
-    async def models(self, work: Awaitable[T]) -> T:
+    async def time_models(self, work: Awaitable[T]) -> T:
         started = time.monotonic()
         try:
             return await work
         finally:
             self.models_s = time.monotonic() - started
 
-    async def comfyui(self, work: Awaitable[None]) -> None:
+    async def time_comfyui_start(self, work: Awaitable[None]) -> None:
         started = time.monotonic()
         await work
         self.comfyui_start_s = time.monotonic() - started
@@ -199,18 +198,18 @@ class _Timings:
         return {**{name: round(getattr(self, name), 3) for name in names}, "total_s": round(total_s, 3)}
 
 
-def _packed(job: Job, delivery: Delivery, result: Result, account: Answer) -> Answer:
-    answer: Answer = {**delivery.entries_by_kind(), "prompt_id": result.prompt_id, **account}
-    answer["warnings"] = [*account["warnings"], *result.warnings, *delivery.warnings]
+def _build_answer(job: Job, delivery: Delivery, result: Result, report: JobAnswer) -> JobAnswer:
+    answer: JobAnswer = {**delivery.entries_by_kind(), "prompt_id": result.prompt_id, **report}
+    answer["warnings"] = [*report["warnings"], *result.warnings, *delivery.warnings]
     return official_answer(answer) if job.official else answer
 
 
-def _account(models: ModelReport, timings: _Timings) -> Answer:
+def _report(models: ModelReport, timings: _JobTimings) -> JobAnswer:
     return {"models": models.answer(), "timings": timings.answer(), "warnings": models.warnings}
 
 
 def main() -> None:
-    """Start ComfyUI, then the SDK, which takes the jobs."""
+    """Start ComfyUI, then the SDK, which fetches the jobs."""
     try:
         settings = Settings.from_environ()
     except SettingsError as error:
@@ -219,14 +218,14 @@ def main() -> None:
     lower_mmap_threshold()
     if settings.simulated:
         log.warning(
-            "No ComfyUI here: the built-in simulator runs the prompt (its pictures are not diffusion). "
-            "`make comfyui` installs the real one; COMFYUI_PATH names one you have."
+            "No ComfyUI found: the built-in simulator runs the prompt (its pictures are not diffusion). "
+            "`make comfyui` installs the real one; or set COMFYUI_PATH to an existing one."
         )
     worker = Worker(settings)
     worker.runner.launch()
-    os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")  # at DEBUG the SDK prints every prompt and every answer whole
+    os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")  # at DEBUG the SDK prints every prompt and answer
     try:
-        import runpod  # noqa: PLC0415 - it takes over a second, in which ComfyUI already starts
+        import runpod  # noqa: PLC0415 - it takes over a second, while ComfyUI already starts
 
         logs.set_up(settings)
         exit_after_sdk_shutdown(lambda: worker.end(0))

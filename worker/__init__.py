@@ -1,3 +1,3 @@
-"""What handler.py, model_manager.py and comfy_runner.py stand on; nothing in here imports those three."""
+"""The rooms under handler.py, model_manager.py and comfy_runner.py; no module in here imports those three."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Every way a job can fail, as the caller reads it: a code, what happened, what to do.
+"""The errors of a job: each has a code, what happened and what to do.
 
 The answer of a failed job is ``{"error": "<CODE>: <what happened>. <what to do>"}`` with ``error_code`` and ``details``
 beside it. The string alone must be enough: RunPod's ``/status`` may show a client nothing else.
@@ -11,12 +11,12 @@ from typing import Any
 
 
 class Code(str, Enum):
-    """The error codes of the contract, each with what a caller can do about it when nothing more exact is known."""
+    """The error codes of the public API, each with the hint for errors that have no hint of their own."""
 
     hint: str
 
     def __new__(cls, value: str, hint: str) -> Code:
-        """Make a member that equals its name and carries its hint."""
+        """Create a member that equals its name and has its hint."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.hint = hint
@@ -27,12 +27,12 @@ class Code(str, Enum):
     MODEL_AUTH = "MODEL_AUTH", "Set CIVITAI_TOKEN (or HF_TOKEN for Hugging Face) on the endpoint to a valid token."
     MODEL_FORBIDDEN = (
         "MODEL_FORBIDDEN",
-        "Open the model's page with the account that owns the token and get access there.",
+        "Open the model's page with the account that owns the token and request access there.",
     )
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND", "Check the link; the model may have been removed."
     MODEL_REGION_BLOCKED = "MODEL_REGION_BLOCKED", "Run the endpoint in a data centre of another country."
     MODEL_RATE_LIMITED = "MODEL_RATE_LIMITED", "Wait some minutes, or use another account's token."
-    MODEL_CORRUPT = "MODEL_CORRUPT", "Send the job again; if it stays, the published file itself is broken."
+    MODEL_CORRUPT = "MODEL_CORRUPT", "Send the job again; if the error stays, the published file itself is broken."
     MODEL_UNSAFE = "MODEL_UNSAFE", "Use a .safetensors file, or set ALLOW_PICKLE=1 if you trust the source."
     DOWNLOAD_FAILED = "DOWNLOAD_FAILED", "Send the job again; the site or the network may be down."
     DISK_FULL = "DISK_FULL", "Give the endpoint a larger container disk, or list fewer models."
@@ -40,17 +40,17 @@ class Code(str, Enum):
         "PROMPT_INVALID",
         "Open the workflow in ComfyUI, correct the node, and export it again (API format).",
     )
-    NODE_MISSING = "NODE_MISSING", "Install the custom node pack that has it into the worker's image."
+    NODE_MISSING = "NODE_MISSING", "Install the custom node pack that has it in the worker's image."
     MODEL_MISSING = "MODEL_MISSING", "Add a line for it to repo_list, or choose one of the names this worker has."
     INPUT_MISSING = "INPUT_MISSING", "Send the file in `files`, or fill in the input, and submit again."
-    NODE_FAILED = "NODE_FAILED", "Read the node's own message; the same prompt fails the same way again."
+    NODE_FAILED = "NODE_FAILED", "Read the node's message; the same prompt will fail in the same way."
     OUT_OF_MEMORY = "OUT_OF_MEMORY", "Use a smaller image, batch or model, or a GPU with more memory."
-    INTERRUPTED = "INTERRUPTED", "Something outside this job stopped it; send it again."
+    INTERRUPTED = "INTERRUPTED", "Something outside this job interrupted it; send it again."
     TIMEOUT = "TIMEOUT", "Raise timeout_s (or JOB_TIMEOUT_S and the endpoint's execution timeout), or ask for less."
-    COMFYUI_DIED = "COMFYUI_DIED", "Read the last log lines in details; often it ran out of memory."
+    COMFYUI_DIED = "COMFYUI_DIED", "Read the last log lines in `details`; often ComfyUI ran out of memory."
     COMFYUI_START_FAILED = (
         "COMFYUI_START_FAILED",
-        "Read the last log lines in details and mend the image or COMFYUI_PATH.",
+        "Read the last log lines in `details`, then correct the image or COMFYUI_PATH.",
     )
     NO_OUTPUT = "NO_OUTPUT", "Add a SaveImage node (or another that saves) to the prompt."
     RESULT_TOO_LARGE = "RESULT_TOO_LARGE", "Ask for fewer or smaller images, or save them in a smaller format."
@@ -59,14 +59,14 @@ class Code(str, Enum):
 
 
 class WorkerError(Exception):
-    """A failure that the caller is told about.
+    """An error that ends the job and is reported to the caller.
 
     Args:
-        code: which kind of failure.
-        message: what happened, as a sentence without its full stop. Never holds a token.
-        hint: what to do about it; the code's own hint when left out.
+        code: the kind of error.
+        message: what happened, as a sentence without its full stop. Never contains a token.
+        hint: what to do; the code's hint if None.
         details: facts for programs (node id, class, input, candidates, last log lines).
-        refresh_worker: this worker should not be trusted with another job.
+        refresh_worker: RunPod should replace this worker before the next job.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class WorkerError(Exception):
         super().__init__(f"{code.value}: {self.message}. {self.hint}")
 
     def answer(self) -> dict[str, Any]:
-        """The job's answer in the shape the RunPod SDK turns into FAILED (a non-empty string under ``error``)."""
+        """Return the job's answer, which the RunPod SDK turns into FAILED (a non-empty string under ``error``)."""
         answer: dict[str, Any] = {"error": str(self), "error_code": self.code.value}
         if self.details:
             answer["details"] = self.details

@@ -1,4 +1,4 @@
-"""Which files a job may put into ComfyUI's input folder, by their names: media and data, nothing that runs. Pure."""
+"""The file types that a job may put into ComfyUI's input folder: media and data, no executable code. Pure."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ EXTENSIONS = frozenset(extension for names in TYPES.values() for extension in na
 
 
 def type_problem(name: str) -> str | None:
-    """Why a file of this name is not taken; None when it is."""
+    """Return why a file of this name is not accepted; None if it is."""
     _, dot, extension = name.rpartition(".")
     if dot and extension.lower() in EXTENSIONS:
         return None
-    said = f"a .{extension} file" if dot and re.fullmatch(r"\w{1,12}", extension) else "a file without an extension"
-    return f"{said}; images, video, audio, latents, 3D models and texts are taken"
+    kind = f"a .{extension} file" if dot and re.fullmatch(r"\w{1,12}", extension) else "a file without an extension"
+    return f"{kind}; images, video, audio, latents, 3D models and texts are accepted"

@@ -1,4 +1,4 @@
-"""The job as a caller sends it: every field checked before anything costs GPU time, each error naming its field."""
+"""A job's fields: each is checked before the job costs GPU time, and each error names its field."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from worker.input_file_types import type_problem
 from worker.s3.address import BucketAddress, Keys, bucket_address
 
 ACTIONS = ("run", "ensure", "inspect")
-MAX_INPUT_BYTES = 20 * 1000 * 1000  # RunPod's own limit of /runsync, the larger of its two (docs: operation-reference)
+MAX_INPUT_BYTES = 20 * 1000 * 1000  # RunPod's limit of /runsync, the larger of its two (docs: operation-reference)
 MAX_FILES = 500
 RESULT_TO = ("base64", "s3", "auto")
 RESULT_FORMATS = ("original", "webp", "jpeg")
@@ -41,13 +41,14 @@ FIELDS = (
 OFFICIAL_FIELDS = ("workflow", "images", "comfy_org_api_key")  # runpod-workers/worker-comfyui 5.x
 
 Prompt = dict[str, Any]
+JobAnswer = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file for ComfyUI's input folder: ``name`` as LoadImage and its kin name it (``sub/pic.png``), and its bytes.
+    """A file for ComfyUI's input folder: its bytes, and ``name`` as loaders such as LoadImage use it (``sub/pic.png``).
 
-    With ``url`` the bytes are yet to be fetched from there.
+    With ``url`` the bytes are not downloaded yet.
     """
 
     name: str
@@ -57,7 +58,7 @@ class InputFile:
 
 @dataclass(frozen=True)
 class ResultOptions:
-    """How the caller wants the files; None where the job leaves it to the worker's settings."""
+    """The job's choices for its result files; None means the worker's setting."""
 
     to: str | None = None
     format: str | None = None
@@ -66,7 +67,7 @@ class ResultOptions:
 
 @dataclass(frozen=True)
 class Job:
-    """A checked job. ``official`` jobs came in worker-comfyui's shape and are answered in it."""
+    """A checked job. ``official`` jobs use worker-comfyui's format, and so do their answers."""
 
     id: str
     action: str
@@ -80,20 +81,20 @@ class Job:
     result: ResultOptions
     metadata: bool
     bucket: BucketAddress | None
-    """The caller's own, from RunPod's ``s3Config``."""
+    """The caller's bucket, from RunPod's ``s3Config``."""
     preview: bool
     timeout_s: float
     official: bool
 
     @property
     def pnginfo(self) -> dict[str, Any]:
-        """What ComfyUI writes into the images beside the prompt: the workflow, above all."""
+        """The metadata that ComfyUI writes into the images beside the prompt, mainly the workflow."""
         found = self.extra_data.get("extra_pnginfo")
         return found if isinstance(found, dict) else {}
 
 
 def parse_job(event: Mapping[str, Any], default_timeout_s: float) -> Job:
-    """Check what RunPod handed over (``{"id", "input", ...}``).
+    """Check a job event of RunPod (``{"id", "input", ...}``).
 
     Raises:
         WorkerError: INVALID_INPUT, with the field's name in the message; PROMPT_INVALID for a prompt that cannot run.
@@ -135,7 +136,7 @@ def _kind(value: Any) -> str:
 
 
 def _check_transportable(fields: dict[str, Any]) -> None:
-    """Refuse what cannot travel on to ComfyUI as JSON in UTF-8, and what RunPod itself would not have let through."""
+    """Raise if the fields cannot be sent to ComfyUI as JSON in UTF-8, or are larger than RunPod allows."""
     try:
         size = len(json.dumps(fields, ensure_ascii=False, allow_nan=False).encode())
     except RecursionError:
@@ -159,21 +160,21 @@ def _untransportable(value: Any, path: str) -> Iterator[tuple[str, str]]:
         for index, item in enumerate(value):
             yield from _untransportable(item, f"{path}[{index}]")
     elif isinstance(value, float) and not math.isfinite(value):
-        yield path, f"is {value}, which JSON does not have"
+        yield path, f"is {value}, which is not valid JSON"
     elif isinstance(value, str):
         try:
             value.encode()
         except UnicodeEncodeError:
-            yield path, "holds half of a surrogate pair, which is not valid Unicode text"
+            yield path, "contains half of a surrogate pair, which is not valid Unicode text"
     elif value is not None and not isinstance(value, (bool, int, float)):
-        yield path, f"is a {type(value).__name__}, which JSON does not have"
+        yield path, f"is a {type(value).__name__}, which is not valid JSON"
 
 
 def _from_official(fields: dict[str, Any]) -> dict[str, Any]:
-    """A job in worker-comfyui's shape, in ours."""
+    """Convert a job from worker-comfyui's format to ours."""
     ours = {name: value for name, value in fields.items() if name not in OFFICIAL_FIELDS}
     if "prompt" in fields:
-        raise _invalid("workflow", "and `prompt` are both there", "Send one of the two.")
+        raise _invalid("workflow", "and `prompt` are both set", "Send only one of them.")
     ours["prompt"] = fields["workflow"]
     images = fields.get("images") or []
     if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
@@ -197,8 +198,8 @@ def _typed(fields: dict[str, Any], name: str, kind: type, default: Any) -> Any:
     if value is None:
         return default
     if not isinstance(value, kind):
-        wanted = {dict: "an object", bool: "true or false"}[kind]
-        raise _invalid(name, f"must be {wanted}, but is {_kind(value)}")
+        expected = {dict: "an object", bool: "true or false"}[kind]
+        raise _invalid(name, f"must be {expected}, but is {_kind(value)}")
     return value
 
 
@@ -219,17 +220,17 @@ def _prompt(value: Any) -> Prompt:
         raise _invalid("prompt", "is missing", "Send the API-format prompt: in ComfyUI, Workflow > Export (API).")
     if isinstance(value, str):
         value = _prompt_from_text(value)
-        _check_transportable({"prompt": value})  # an escape in the text may stand for what JSON itself cannot say
+        _check_transportable({"prompt": value})  # \u escapes may contain half a surrogate pair
     if not isinstance(value, dict):
         raise _invalid("prompt", f"must be an object of nodes, but is {_kind(value)}")
     if isinstance(value.get("nodes"), list) or "last_node_id" in value:
         raise _invalid(
             "prompt",
-            "is a workflow in the UI's format, which ComfyUI itself cannot run",
+            "is a workflow in the UI's format, which ComfyUI's API cannot run",
             "Export it in the API format: in ComfyUI, Workflow > Export (API).",
         )
     if isinstance(value.get("prompt"), dict) and "class_type" not in value["prompt"]:
-        raise _invalid("prompt", "holds a whole /prompt request", "Send only what is under its `prompt` key.")
+        raise _invalid("prompt", "contains a whole /prompt request", "Send only the value of its `prompt` key.")
     if not value:
         raise _invalid("prompt", "has no nodes")
     for node_id, node in value.items():
@@ -238,32 +239,32 @@ def _prompt(value: Any) -> Prompt:
 
 
 def _prompt_from_text(text: str) -> Any:
-    def refuse(constant: str) -> Any:
-        raise _invalid("prompt", f"holds {constant}, which JSON does not have")
+    def reject(constant: str) -> Any:
+        raise _invalid("prompt", f"contains {constant}, which is not valid JSON")
 
     try:
-        return json.loads(text, parse_constant=refuse)
+        return json.loads(text, parse_constant=reject)
     except RecursionError:
         raise _invalid("prompt", "is nested too deeply") from None
-    except ValueError as error:  # not only JSONDecodeError: a number of more than 4300 digits is a plain one
+    except ValueError as error:  # not only JSONDecodeError: a number of more than 4300 digits raises ValueError itself
         raise _invalid("prompt", f"is a string, but not JSON: {error}") from None
 
 
 def _check_node(node_id: str, node: Any, prompt: Prompt) -> None:
-    where = f"prompt.{node_id}"
+    field = f"prompt.{node_id}"
     if not isinstance(node, dict):
-        raise _invalid(where, f"must be a node, but is {_kind(node)}")
+        raise _invalid(field, f"must be a node, but is {_kind(node)}")
     if not isinstance(node.get("class_type"), str):
-        raise _invalid(f"{where}.class_type", "must be the name of a node class")
+        raise _invalid(f"{field}.class_type", "must be the name of a node class")
     if not isinstance(node.get("inputs"), dict):
-        raise _invalid(f"{where}.inputs", f"must be an object, but is {_kind(node.get('inputs'))}")
+        raise _invalid(f"{field}.inputs", f"must be an object, but is {_kind(node.get('inputs'))}")
     for name, value in node["inputs"].items():
-        # ComfyUI 0.3.64 lets some of these pass, and then they end its executing thread: everything after them hangs.
+        # ComfyUI 0.3.64 accepts some of these, and then its executing thread ends: every later prompt hangs.
         is_link = isinstance(value, list) and len(value) == 2 and isinstance(value[0], (str, int))
         if is_link and isinstance(value[1], int) and value[0] not in prompt:
             raise WorkerError(
                 Code.PROMPT_INVALID,
-                f"node {node_id} ({node['class_type']}) links its input {name} to node {value[0]}, which is not there",
+                f"node {node_id} ({node['class_type']}) links its input {name} to node {value[0]}, which is missing",
                 details={"node_id": node_id, "class_type": node["class_type"], "input": name},
             )
 
@@ -315,7 +316,7 @@ def _one_of(name: str, choices: tuple[str, ...], value: dict[str, Any]) -> str |
 
 
 def _bucket(value: Any) -> BucketAddress | None:
-    """RunPod's ``s3Config``. No message shows any of its values: they are credentials."""
+    """Parse RunPod's ``s3Config``. No message shows its values, because they are credentials."""
     if not value:
         return None
     if not isinstance(value, dict):
@@ -338,45 +339,42 @@ def _files(value: Any) -> Iterator[InputFile]:
     if not isinstance(value, list):
         raise _invalid("files", f"must be a list of {{name, b64}} or {{name, url}} objects, but is {_kind(value)}")
     if len(value) > MAX_FILES:
-        raise _invalid("files", f"has {len(value)} entries, and at most {MAX_FILES} are taken")
+        raise _invalid("files", f"has {len(value)} entries, but at most {MAX_FILES} are allowed")
     seen: set[str] = set()
     for index, item in enumerate(value):
-        where = f"files[{index}]"
+        field = f"files[{index}]"
         if not isinstance(item, dict):
-            raise _invalid(where, f"must be an object, but is {_kind(item)}")
-        name = _file_name(item.get("name"), where)
+            raise _invalid(field, f"must be an object, but is {_kind(item)}")
+        name = _file_name(item.get("name"), field)
         if name in seen:
-            raise _invalid(f"{where}.name", f"is {_quote(name)}, like another's in the list")
+            raise _invalid(f"{field}.name", f"is {_quote(name)}, which is also another file's name")
         seen.add(name)
-        yield _file(name, item, where)
+        yield _file(name, item, field)
 
 
-def _file(name: str, item: dict[str, Any], where: str) -> InputFile:
+def _file(name: str, item: dict[str, Any], field: str) -> InputFile:
     url = item.get("url")
     if url is None:
-        return InputFile(name, _file_bytes(item.get("b64"), f"{where}.b64"))
+        return InputFile(name, _file_bytes(item.get("b64"), f"{field}.b64"))
     if item.get("b64") is not None:
-        raise _invalid(f"{where}.url", "and `b64` are both there", "Send one of the two.")
+        raise _invalid(f"{field}.url", "and `b64` are both set", "Send only one of them.")
     if isinstance(url, str) and url.startswith("data:"):
-        return InputFile(name, _file_bytes(url, f"{where}.url"))
+        return InputFile(name, _file_bytes(url, f"{field}.url"))
     if not isinstance(url, str) or not re.match(r"https?://[^/\s]", url) or re.search(r"[\x00-\x20\x7f]", url):
-        raise _invalid(f"{where}.url", "must be an https:// address or a data URI")
+        raise _invalid(f"{field}.url", "must be an https:// address or a data URI")
     return InputFile(name, url=url)
 
 
-def _file_name(value: Any, where: str) -> str:
-    """A relative path of plain parts: it becomes a path under ComfyUI's input folder.
-
-    The mask editor's names end in `` [input]``, which says the same folder once more.
-    """
+def _file_name(value: Any, field: str) -> str:
+    """Return a relative path for ComfyUI's input folder, without `` [input]``, which the mask editor appends."""
     if not isinstance(value, str) or not value.strip():
-        raise _invalid(f"{where}.name", "must be a file name")
+        raise _invalid(f"{field}.name", "must be a file name")
     parts = PurePosixPath(value.replace("\\", "/").removesuffix(" [input]")).parts
     plain = all(not part.startswith((".", "/")) and not re.search(r'[\x00-\x1f:*?"<>|]', part) for part in parts)
     if not plain or len(parts) == 0 or any(len(part.encode()) > 200 for part in parts):
-        raise _invalid(f"{where}.name", f"is {_quote(value)}, which is not a plain relative file name")
+        raise _invalid(f"{field}.name", f"is {_quote(value)}, which is not a plain relative file name")
     if problem := type_problem(parts[-1]):
-        raise _invalid(f"{where}.name", f"is {_quote(value)}, {problem}")
+        raise _invalid(f"{field}.name", f"is {_quote(value)}, {problem}")
     return "/".join(parts)
 
 

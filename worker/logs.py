@@ -1,4 +1,4 @@
-"""Log lines of the worker: one format, the job's id on each line, no secret in any."""
+"""Logging setup: one format, with the job's id on each line and secrets redacted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from worker.net.redact import RedactingFilter
 from worker.settings import Settings
 
 job_id: ContextVar[str] = ContextVar("job_id", default="-")
-"""Of the job whose code is running; threads started with ``asyncio.to_thread`` inherit it."""
+"""The running job's id; threads started with ``asyncio.to_thread`` inherit it."""
 
 
 class _JobId(logging.Filter):
@@ -20,7 +20,7 @@ class _JobId(logging.Filter):
 
 
 def set_up(settings: Settings) -> None:
-    """Send the worker's log to stderr; ``import runpod`` sets up logging as well, hence the force."""
+    """Send the worker's log to stderr, replacing the handlers that ``import runpod`` installs."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname)-7s | %(job_id)s | %(name)s | %(message)s"))
     handler.addFilter(_JobId())

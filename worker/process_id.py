@@ -1,4 +1,4 @@
-"""A name for this process that other workers can read off a file's name, to tell whether who wrote it still lives."""
+"""Process ids for file names: other workers read from them if a file's writer is still running."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ PATTERN = r"(?P<host>[A-Za-z0-9_]+)-(?P<pid>[0-9]+)-(?P<start>[0-9]+)"
 
 
 def process_id() -> str:
-    """``<host>-<pid>-<start>``: unique to this process, also when its pid is given out again."""
+    """Return ``<host>-<pid>-<start>``, unique to this process even if its pid is reused."""
     return f"{_host()}-{os.getpid()}-{_start_of(os.getpid()) or 0}"
 
 
 def is_of_this_host(found: re.Match[str]) -> bool:
-    """Whether a match of :data:`PATTERN` names a process of this machine or container."""
+    """Return True if a match of :data:`PATTERN` names a process of this machine or container."""
     return found["host"] == _host()
 
 
 def is_gone(found: re.Match[str]) -> bool:
-    """Whether that process of this host has ended."""
+    """Return True if that process of this host has ended."""
     start = _start_of(int(found["pid"]))
     return start is None or found["start"] not in ("0", str(start))
 
@@ -31,7 +31,7 @@ def _host() -> str:
 
 
 def _start_of(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot; None when there is no such process (0: it is not known)."""
+    """Return the process's start in clock ticks since boot; 0 if unknown, None if there is no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
         return int(stat.rpartition(")")[2].split()[19])

@@ -1,4 +1,4 @@
-"""The environment, read once into one frozen object; a bad value stops the start with a message that names it."""
+"""Settings, read once from the environment; a bad value ends the start with a message that names its variable."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ NETWORK_VOLUME = Path("/runpod-volume")  # where RunPod mounts it in serverless 
 
 
 class SettingsError(ValueError):
-    """A variable of the environment that cannot be used; the message names it."""
+    """An environment variable has a bad value; the message names it."""
 
 
 class Setting(NamedTuple):
-    """One environment variable: its name, how its text becomes a value, its default and what it is for."""
+    """One environment variable: its name, parser, default and purpose."""
 
     name: str
     parse: Callable[[str], Any]
@@ -42,7 +42,7 @@ def _flag(value: str) -> bool:
     try:
         return known[value.strip().lower()]
     except KeyError:
-        raise ValueError("must be 1 or 0 (true, false, yes, no, on and off do too)") from None
+        raise ValueError("must be 1 or 0 (or true, false, yes, no, on, off)") from None
 
 
 def _number(low: float, high: float) -> Callable[[str], float]:
@@ -70,7 +70,7 @@ def _url(value: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be an http:// or https:// address")
     if parts.username or parts.password:
-        raise ValueError("must not hold a user name or password")
+        raise ValueError("must not contain a user name or password")
     return value.rstrip("/")
 
 
@@ -107,15 +107,15 @@ def _log_level(value: str) -> str:
 
 
 SETTINGS = (
-    Setting("COMFYUI_PATH", _path, None, "the ComfyUI checkout; /comfyui or ./ComfyUI when they exist"),
+    Setting("COMFYUI_PATH", _path, None, "the ComfyUI checkout; by default /comfyui or ./ComfyUI"),
     Setting("COMFYUI_PYTHON", _text, None, "interpreter that runs ComfyUI; its checkout's venv, else the worker's own"),
-    Setting("COMFYUI_URL", _url, None, "use a ComfyUI that already runs there; the worker then supervises nothing"),
-    Setting("COMFYUI_ARGS", _arguments, (), "more flags for ComfyUI"),
+    Setting("COMFYUI_URL", _url, None, "address of a running ComfyUI, which the worker then does not supervise"),
+    Setting("COMFYUI_ARGS", _arguments, (), "additional flags for ComfyUI"),
     Setting("COMFYUI_START_TIMEOUT_S", _number(1, 3600), 300.0, "how long ComfyUI may take to answer"),
     Setting("JOB_TIMEOUT_S", _number(1, 7 * 24 * 3600), 570.0, "deadline of a job; below RunPod's 600 s default"),
-    Setting("MODELS_DIR", _path, None, "where models are ensured; ComfyUI's models/ or the network volume's"),
-    Setting("PRUNE", _flag, True, "delete unlisted models after the listed ones are there"),
-    Setting("PRUNE_ROOTS", _paths, (), "shared roots in which pruning is allowed nonetheless"),
+    Setting("MODELS_DIR", _path, None, "the models folder; by default ComfyUI's or the network volume's models/"),
+    Setting("PRUNE", _flag, True, "delete unlisted models after the listed ones have been downloaded"),
+    Setting("PRUNE_ROOTS", _paths, (), "shared models folders in which pruning is allowed"),
     Setting("KEEP_MODELS", _words, (), "globs of file names that are never pruned"),
     Setting("KEEP_GB", _number(0, 100_000), 0.0, "keep the most recently used unlisted models up to this many GB"),
     Setting("PRUNE_DRY_RUN", _flag, False, "log what would be pruned and delete nothing"),
@@ -126,21 +126,21 @@ SETTINGS = (
     Setting("HF_URL", _url, DEFAULT_HF, "a mirror, or a test's loopback server"),
     Setting("MODEL_HOSTS", _words, (), "further hosts allowed in links"),
     Setting("DOWNLOAD_CONNECTIONS", _integer(1, 64), 16, "connections over all files together"),
-    Setting("RESULT_LIMIT_MB", _number(0.001, 1000), 9.5, "largest answer, encoded; RunPod's /run takes 10 MB"),
-    Setting("RESULT_TO", _one_of("base64", "s3", "auto"), "auto", "where results go when the job does not say"),
-    Setting("RESULT_FORMAT", _one_of("original", "webp", "jpeg"), "original", "of images, when the job does not say"),
-    Setting("RESULT_QUALITY", _integer(1, 100), 90, "of WebP and JPEG, when the job does not say"),
-    Setting("BUCKET_ENDPOINT_URL", _url, None, "S3-compatible store for results; may name the bucket itself"),
+    Setting("RESULT_LIMIT_MB", _number(0.001, 1000), 9.5, "largest answer, encoded; RunPod's /run allows 10 MB"),
+    Setting("RESULT_TO", _one_of("base64", "s3", "auto"), "auto", "where results go unless the job chooses"),
+    Setting("RESULT_FORMAT", _one_of("original", "webp", "jpeg"), "original", "of images, unless the job chooses"),
+    Setting("RESULT_QUALITY", _integer(1, 100), 90, "of WebP and JPEG, unless the job chooses"),
+    Setting("BUCKET_ENDPOINT_URL", _url, None, "S3-compatible store for results; may include the bucket's name"),
     Setting("BUCKET_ACCESS_KEY_ID", _text, None, "of the bucket"),
     Setting("BUCKET_SECRET_ACCESS_KEY", _text, None, "of the bucket"),
-    Setting("BUCKET_NAME", _text, None, "the bucket, unless its address names it"),
-    Setting("BUCKET_REGION", _text, None, "when the address does not tell it"),
-    Setting("BUCKET_PREFIX", _text, "", "folder in the bucket, above the jobs' own"),
-    Setting("BUCKET_PUBLIC_URL", _url, None, "where anybody may fetch what is in the bucket; links then never expire"),
+    Setting("BUCKET_NAME", _text, None, "the bucket, unless its address includes it"),
+    Setting("BUCKET_REGION", _text, None, "of the bucket, unless its address includes it"),
+    Setting("BUCKET_PREFIX", _text, "", "folder in the bucket for the jobs' folders"),
+    Setting("BUCKET_PUBLIC_URL", _url, None, "the bucket's public address; links then never expire"),
     Setting("BUCKET_LINK_LIFE_S", _integer(60, LONGEST_LINK_S), LONGEST_LINK_S, "how long a signed link works"),
-    Setting("INPUT_LIMIT_MB", _number(0.001, 1_000_000), 2048.0, "largest sum of a job's `files`, fetched ones too"),
-    Setting("PRIVATE_HOSTS", _words, (), "hosts that a job's `files` and `s3Config` may reach though not public"),
-    Setting("COMFY_ORG_API_KEY", _text, None, "for Comfy's paid API nodes; a job's own key goes first"),
+    Setting("INPUT_LIMIT_MB", _number(0.001, 1_000_000), 2048.0, "largest total of a job's `files`, linked ones too"),
+    Setting("PRIVATE_HOSTS", _words, (), "hosts that `files` and `s3Config` may reach although they are not public"),
+    Setting("COMFY_ORG_API_KEY", _text, None, "for Comfy's paid API nodes; a job's own key overrides it"),
     Setting("LOG_LEVEL", _log_level, "INFO", "DEBUG, INFO, WARNING or ERROR"),
 )
 
@@ -149,7 +149,7 @@ SECRETS = ("CIVITAI_TOKEN", "HF_TOKEN", "BUCKET_ACCESS_KEY_ID", "BUCKET_SECRET_A
 
 @dataclass(frozen=True)
 class Settings:
-    """What the environment says; field names are the variables' in lower case. Build with :meth:`from_environ`."""
+    """The worker's settings; field names are the variables' in lower case. Build with :meth:`from_environ`."""
 
     comfyui_path: Path
     comfyui_python: str
@@ -200,15 +200,15 @@ class Settings:
 
     @property
     def bucket(self) -> BucketAddress | None:
-        """The operator's bucket; None when there is none."""
+        """The operator's bucket; None if not configured."""
         return _bucket(vars(self))
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """Read the variables of :data:`SETTINGS`.
+        """Read the variables in :data:`SETTINGS`.
 
         Raises:
-            SettingsError: a value cannot be used; the message names the variable (and never shows a secret's value).
+            SettingsError: a value is bad; the message names the variable and never shows a secret's value.
         """
         environ = os.environ if environ is None else environ
         values = {setting.name.lower(): _read(setting, environ) for setting in SETTINGS}
@@ -217,7 +217,7 @@ class Settings:
         values["comfyui_python"] = values["comfyui_python"] or _find_python(path)
         values["models_dir"] = values["models_dir"] or _find_models_dir(path, simulated)
         settings = cls(**values, simulated=simulated)
-        bucket = settings.bucket  # half of one is an error now, not when a result is lost
+        bucket = settings.bucket  # raises if incomplete: now, not when a result is lost
         if settings.result_to == "s3" and not bucket:
             raise SettingsError("RESULT_TO: is s3, but BUCKET_ENDPOINT_URL is not set")
         return settings
@@ -235,13 +235,13 @@ def _read(setting: Setting, environ: Mapping[str, str]) -> Any:
 
 
 def _bucket(values: Mapping[str, Any]) -> BucketAddress | None:
-    """The bucket that the variables describe. Half of one would lose every result, so it stops the start."""
+    """Build the bucket from its variables. If some are missing, every result would be lost, so the start ends here."""
     needed = ("bucket_endpoint_url", "bucket_access_key_id", "bucket_secret_access_key")
     if not any(values[name] for name in (*needed, "bucket_name")):
         return None
     for name in needed:
         if not values[name]:
-            raise SettingsError(f"{name.upper()}: is missing, while other variables of the bucket are set")
+            raise SettingsError(f"{name.upper()}: is missing, but other variables of the bucket are set")
     options = {name: values[f"bucket_{name}"] for name in ("prefix", "public_url", "link_life_s")}
     keys = Keys(values["bucket_access_key_id"], values["bucket_secret_access_key"])
     endpoint, name = values["bucket_endpoint_url"], values["bucket_name"]
@@ -249,19 +249,19 @@ def _bucket(values: Mapping[str, Any]) -> BucketAddress | None:
         return bucket_address(endpoint, name, keys, values["bucket_region"], **options)
     except ValueError as error:
         variable = "BUCKET_NAME" if "names no bucket" in str(error) else "BUCKET_ENDPOINT_URL"
-        said = "is missing, and BUCKET_ENDPOINT_URL" if variable == "BUCKET_NAME" else f"{endpoint!r}"
-        raise SettingsError(f"{variable}: {said} {error}") from None
+        problem = "is missing, and BUCKET_ENDPOINT_URL" if variable == "BUCKET_NAME" else f"{endpoint!r}"
+        raise SettingsError(f"{variable}: {problem} {error}") from None
 
 
-def _find_comfyui(named: Path | None, url: str | None) -> tuple[Path, bool]:
-    """Where ComfyUI's checkout is, and whether the simulator stands in for it.
+def _find_comfyui(configured: Path | None, url: str | None) -> tuple[Path, bool]:
+    """Return ComfyUI's checkout, and True if it is the simulator.
 
-    A path that was named must hold a ComfyUI: falling back to the simulator then would hide a typing mistake.
+    A configured path must contain ComfyUI: a fallback to the simulator would hide a typing mistake.
     """
-    if named:
-        if not (named / "main.py").is_file() and not url:
-            raise SettingsError(f"COMFYUI_PATH: {str(named)!r} has no main.py; name a ComfyUI checkout")
-        return named, named == SIMULATOR_PATH
+    if configured:
+        if not (configured / "main.py").is_file() and not url:
+            raise SettingsError(f"COMFYUI_PATH: {str(configured)!r} has no main.py; set it to a ComfyUI checkout")
+        return configured, configured == SIMULATOR_PATH
     for candidate in (IMAGE_COMFYUI_PATH, REPO_ROOT / "ComfyUI"):
         if (candidate / "main.py").is_file():
             return candidate, False
@@ -283,5 +283,5 @@ def _find_models_dir(comfyui_path: Path, simulated: bool) -> Path:
 
 
 def simulator_home() -> Path:
-    """The folder that holds the simulator's models, inputs and outputs, so that its code stays clean."""
+    """Return the folder for the simulator's models, inputs and outputs, outside its code."""
     return REPO_ROOT / ".simulator"

@@ -1,10 +1,10 @@
-"""Numbers as people read them."""
+"""Numbers formatted for people."""
 
 from __future__ import annotations
 
 
 def amount(size: int) -> str:
-    """Bytes for people: ``6.5 GB``, decimal units as the sites show them."""
+    """Format a size in bytes as ``6.5 GB``, in the decimal units that the model sites use."""
     value = float(size)
     for unit in ("B", "kB", "MB"):
         if value < 1000:

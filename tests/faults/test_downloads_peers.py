@@ -195,7 +195,7 @@ def test_sockets_can_be_ended_from_another_thread():
         threading.Timer(0.1, sockets.close_all).start()
         with pytest.raises(requests.ConnectionError):
             session.get(url, timeout=5)
-        assert sockets.ended
+        assert sockets.closed
         with pytest.raises(ConnectionsClosedError):
             session.get(url, timeout=5)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from worker.errors import Code, WorkerError
-from worker.inputs.links import InputLinks, is_public, peers_of
+from worker.inputs.links import InputLinks, allowed_peers, is_public
 from worker.net.retry import Retry
 from worker.stop import Stop, StoppedError
 
@@ -90,7 +90,7 @@ def web():
 def fetch(url, tmp_path, allowed=(), limit=1000, stop=None):
     part = tmp_path / "part"
     with InputLinks(tuple(allowed), stop or Stop(), QUICK) as links:
-        return links.fetch(url, "files[0].url", part, limit)
+        return links.download(url, "files[0].url", part, limit)
 
 
 def refused(url, tmp_path, **options) -> WorkerError:
@@ -157,7 +157,7 @@ def test_one_private_address_among_public_ones_is_enough_to_refuse(monkeypatch):
     both = [(socket.AF_INET, 1, 6, "", (address, 443)) for address in ("1.1.1.1", "10.0.0.1")]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: both)
     with pytest.raises(ValueError, match=r"10\.0\.0\.1"):
-        peers_of("https://example.com/a", ())
+        allowed_peers("https://example.com/a", ())
 
 
 def test_a_name_that_changes_its_answer_is_caught_at_the_connected_socket(web, tmp_path, monkeypatch):
@@ -209,12 +209,12 @@ def test_an_allowed_host_is_fetched_also_after_a_redirect_and_a_bad_moment(web, 
         ((200, {"Content-Encoding": "gzip"}, b"x"), "compressed", Code.DOWNLOAD_FAILED),
         ((200, {"Content-Length": "99999999999"}, b"x"), "INPUT_LIMIT_MB", Code.INVALID_INPUT),
         ((200, {"Transfer-Encoding": "x", "Content-Length": ""}, b"x" * 5000), "INPUT_LIMIT_MB", Code.INVALID_INPUT),
-        ((200, {"Content-Length": "5000"}, b"x" * 20), "could not be fetched", Code.DOWNLOAD_FAILED),
+        ((200, {"Content-Length": "5000"}, b"x" * 20), "could not be downloaded", Code.DOWNLOAD_FAILED),
     ],
 )
 def test_what_comes_is_bounded_and_looked_at(web, tmp_path, page, said, code):
     web.pages["/a.png"] = page
-    limit = 10_000 if "fetched" in said else 1000
+    limit = 10_000 if "downloaded" in said else 1000
     error = refused(f"{web.url}/a.png", tmp_path, allowed=["127.0.0.1"], limit=limit)
     assert said in str(error)
     assert error.code is code

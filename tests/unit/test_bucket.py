@@ -6,7 +6,7 @@ import pytest
 
 from worker.net.retry import RetryReason
 from worker.s3.address import Keys, bucket_address
-from worker.s3.errors import refused
+from worker.s3.errors import bucket_error
 from worker.s3.upload import Bucket
 from worker.settings import Settings, SettingsError
 
@@ -96,7 +96,7 @@ def test_a_key_stays_inside_its_job():
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "said", "again"),
+    ("status", "code", "said", "retry_reason"),
     [
         (503, "SlowDown", "503", RetryReason.SERVER),
         (400, "RequestTimeout", "400", RetryReason.SERVER),
@@ -108,8 +108,8 @@ def test_a_key_stays_inside_its_job():
         (418, "\x1b[31m<evil>", "418", RetryReason.NEVER),
     ],
 )
-def test_what_an_answer_means(status, code, said, again):
-    found = refused(status, f"<Error><Code>{code}</Code></Error>".encode(), "pics")
+def test_what_an_answer_means(status, code, said, retry_reason):
+    found = bucket_error(status, f"<Error><Code>{code}</Code></Error>".encode(), "pics")
     assert said in found.message
-    assert found.again is again
+    assert found.retry_reason is retry_reason
     assert "\x1b" not in found.message

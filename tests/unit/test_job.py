@@ -84,7 +84,7 @@ def test_a_repo_list_may_be_text_or_lines():
         ({"prompt": PROMPT, "files": [{"name": "x.png", "url": "https://h/x", "b64": "eA=="}]}, "files[0].url", "both"),
         ({"prompt": PROMPT, "files": [{"name": "x.py", "b64": "eA=="}]}, "files[0].name", "a .py file"),
         ({"prompt": PROMPT, "files": [{"name": ".x/y.png", "b64": "eA=="}]}, "files[0].name", "plain relative"),
-        ({"prompt": PROMPT, "files": [{"name": "x.png", "b64": "eA=="}] * 2}, "files[1].name", "another's"),
+        ({"prompt": PROMPT, "files": [{"name": "x.png", "b64": "eA=="}] * 2}, "files[1].name", "another file's"),
         ({"prompt": PROMPT, "files": [{"name": "x.png", "b64": "eA=="}] * 501}, "files", "501"),
         ({"prompt": PROMPT, "metadata": "yes"}, "metadata", "true or false"),
         ({"prompt": PROMPT, "result": "s3"}, "result", "an object"),

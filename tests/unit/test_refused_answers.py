@@ -10,7 +10,7 @@ import pytest
 from aiohttp import ClientResponseError
 
 from worker.errors import Code
-from worker.runpod_sdk.rejected_results import LARGE_BYTES, refused, report_rejected_results
+from worker.runpod_sdk.rejected_results import LARGE_BYTES, rejection_error, report_rejected_results
 
 
 def posts_after(status: int, body: object) -> list:
@@ -34,7 +34,7 @@ def test_a_refused_answer_is_followed_by_an_error_in_the_sdks_shape(status):
     first, second = posts_after(status, "ä" * LARGE_BYTES)
     assert first.startswith("ä")
     told = json.loads(second)
-    assert told["error"].startswith(f"RESULT_TOO_LARGE: RunPod did not take the answer of 2.1 MB ({status}). Lower")
+    assert told["error"].startswith(f"RESULT_TOO_LARGE: RunPod rejected the answer of 2.1 MB ({status}). Lower")
     assert told["output"] == {
         "error_code": "RESULT_TOO_LARGE",
         "details": {"status": status, "bytes": 2 * LARGE_BYTES},
@@ -52,5 +52,5 @@ def test_other_refusals_are_left_to_the_sdk(status):
 
 
 def test_a_small_answer_was_not_refused_for_its_size():
-    assert refused(400, 500).code is Code.INTERNAL
-    assert refused(413, 500).code is Code.RESULT_TOO_LARGE
+    assert rejection_error(400, 500).code is Code.INTERNAL
+    assert rejection_error(413, 500).code is Code.RESULT_TOO_LARGE

@@ -15,7 +15,7 @@ from runpod.serverless.modules import rp_http
 
 from worker.results.delivery import Delivery, DeliveryOptions, RenderedFrom
 from worker.results.outputs import Output, OutputFile
-from worker.runpod_sdk.streamed_results import LARGE_CHARS, in_pieces, stream_large_results, without_debug_dump
+from worker.runpod_sdk.streamed_results import LARGE_CHARS, json_pieces, stream_large_results, without_debug_dump
 from worker.stop import Stop
 
 LARGE = base64.b64encode(os.urandom(LARGE_CHARS)).decode()
@@ -129,7 +129,7 @@ def test_from_the_disk_to_the_platform_40_mb_of_pngs_take_less_than_two_and_a_ha
 
 
 def test_no_large_string_is_copied():
-    pieces = in_pieces(ANSWERS["large"], ensure_ascii=False)
+    pieces = json_pieces(ANSWERS["large"], ensure_ascii=False)
     assert "".join(pieces) == json.dumps(ANSWERS["large"], ensure_ascii=False)
     assert sum(piece is LARGE for piece in pieces) == 2
 

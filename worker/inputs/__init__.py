@@ -1,1 +1,1 @@
-"""The files that a job sends: brought to this disk and placed where ComfyUI looks."""
+"""A job's input files: downloaded to this disk and linked into ComfyUI's input folder."""

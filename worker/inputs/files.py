@@ -1,9 +1,4 @@
-"""A job's input files on the disk, where ComfyUI's loaders find them: by content, once, and never over anybody's file.
-
-Each content lies once in a hidden store inside ComfyUI's input folder; the names that jobs gave it are links to it. So
-what is ours is known without a list: a name is ours when it links to the store. Past the budget the contents that were
-used longest ago go, with their names.
-"""
+"""A job's input files: their folder, their download, and their names in the prompt."""
 
 from __future__ import annotations
 
@@ -23,7 +18,7 @@ from worker.stop import Stop
 
 
 def input_folder(settings: Settings) -> Path | None:
-    """ComfyUI's input folder on this disk, by its flags; None when it runs elsewhere."""
+    """Return ComfyUI's input folder on this disk, from its flags; None if ComfyUI runs elsewhere."""
     if settings.comfyui_url:
         return None
     arguments = settings.comfyui_args
@@ -37,17 +32,17 @@ def input_folder(settings: Settings) -> Path | None:
 
 def _last_value(arguments: Sequence[str], flag: str) -> str | None:
     found = None
-    for here, after in zip(arguments, [*arguments[1:], ""], strict=False):
-        if here == flag:
-            found = after
-        elif here.startswith(f"{flag}="):
-            found = here.partition("=")[2]
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        if argument == flag:
+            found = following
+        elif argument.startswith(f"{flag}="):
+            found = argument.partition("=")[2]
     return found
 
 
 def rename_inputs(prompt: Mapping[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
-    """The prompt with other names for its input files, wherever an input is just such a name. Pure."""
-    names = {**renamed, **{f"{asked} [input]": f"{actual} [input]" for asked, actual in renamed.items()}}
+    """Return a copy of the prompt with its input files renamed: every input whose value is such a name. Pure."""
+    names = {**renamed, **{f"{old} [input]": f"{new} [input]" for old, new in renamed.items()}}
     result = copy.deepcopy(dict(prompt))
     for node in result.values():
         inputs = node["inputs"]
@@ -58,10 +53,10 @@ def rename_inputs(prompt: Mapping[str, Any], renamed: Mapping[str, str]) -> dict
 
 
 class InputFiles:
-    """The inputs of this worker's jobs: brought from wherever they are, and put where ComfyUI looks.
+    """Downloads the jobs' input files into the store of ComfyUI's input folder.
 
     Args:
-        settings: where ComfyUI is, and what a job may bring.
+        settings: ComfyUI's place and arguments, PRIVATE_HOSTS and INPUT_LIMIT_MB.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -70,7 +65,7 @@ class InputFiles:
 
     @functools.cached_property
     def folder(self) -> InputFolder:
-        """ComfyUI's input folder; where that is not on this disk, one of ours, from which files are handed on."""
+        """ComfyUI's input folder, or a temporary one, to upload from, if ComfyUI's is not on this disk."""
         found = input_folder(self._settings)
         if found is None:
             self._scratch = tempfile.TemporaryDirectory(prefix="comfy-inputs-")
@@ -78,33 +73,33 @@ class InputFiles:
         return InputFolder(found)
 
     def download(self, files: Sequence[InputFile], stop: Stop) -> Inputs:
-        """Have every file's bytes on this disk. Blocks; for a thread.
+        """Put every file into the store. Blocks; for a thread.
 
         Raises:
             WorkerError: INVALID_INPUT, DOWNLOAD_FAILED, DISK_FULL or TIMEOUT, with the field's name.
-            Stopped: the job was cancelled.
+            StoppedError: the job was cancelled.
         """
         if not files:
             return []
-        left = int(self._settings.input_limit_mb * 1e6)
+        remaining = int(self._settings.input_limit_mb * 1e6)
         downloaded = []
         with InputLinks(self._settings.private_hosts, stop) as links:
             for index, file in enumerate(files):
-                content = self._download(file, f"files[{index}].url", links, left)
-                left -= content.path.stat().st_size
-                if left < 0:
+                content = self._download(file, f"files[{index}].url", links, remaining)
+                remaining -= content.path.stat().st_size
+                if remaining < 0:
                     limit = f"INPUT_LIMIT_MB is {self._settings.input_limit_mb:g}"
                     raise WorkerError(Code.INVALID_INPUT, f"`files` are too large together: {limit}")
                 downloaded.append((file.name, content))
         return downloaded
 
-    def _download(self, file: InputFile, field: str, links: InputLinks, left: int) -> Content:
+    def _download(self, file: InputFile, field: str, links: InputLinks, limit_bytes: int) -> Content:
         if file.url is None:
             return self.folder.keep(file.data)
         with self.folder.receiving() as part:
-            return self.folder.keep_received(part, links.fetch(file.url, field, part, left))
+            return self.folder.keep_received(part, links.download(file.url, field, part, limit_bytes))
 
     def close(self) -> None:
-        """Delete what was only kept to be handed on; idempotent."""
+        """Delete the temporary folder, if there is one; idempotent."""
         if self._scratch:
             self._scratch.cleanup()

@@ -1,8 +1,8 @@
-"""ComfyUI's input folder on this disk: a job's files by content, once, and never over anybody else's file.
+"""ComfyUI's input folder: stores a job's files by content, and never overwrites a file that is not ours.
 
-Each content lies once in a hidden store inside the folder; the names that jobs gave it are links to it. So what is ours
-is known without a list: a name is ours if it links to the store. Past the budget the contents that were used longest
-ago are deleted, with their names.
+A hidden store inside the folder has each content once; the names that jobs give it are links to it. So no list of our
+files is needed: a name is ours if it links to the store. Over the budget, the least recently used contents are deleted,
+with their names.
 """
 
 from __future__ import annotations
@@ -20,15 +20,9 @@ from pathlib import Path, PurePosixPath
 from worker.errors import Code, WorkerError
 
 STORE = ".comfy-worker"
-
-
 BUDGET_BYTES = 2 << 30
-
-
-KEPT_SHARE = 0.8
-
-
-PIECE_BYTES = 1 << 20
+KEPT_SHARE = 0.8  # of the budget; deleting down to it makes the next clean-up rare
+CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -40,7 +34,7 @@ class Content:
 
 
 Inputs = Sequence[tuple[str, Content]]
-"""A job's files that are on this disk: the name each is to have, and its bytes."""
+"""A job's files: the name that the job gave each, and its content in the store."""
 
 
 class InputFolder:
@@ -48,7 +42,7 @@ class InputFolder:
 
     Args:
         root: the folder.
-        budget_bytes: what the store may hold between jobs.
+        budget_bytes: the store's largest size between jobs.
     """
 
     def __init__(self, root: Path, budget_bytes: int = BUDGET_BYTES) -> None:
@@ -58,7 +52,7 @@ class InputFolder:
         self._lock = threading.Lock()
 
     def keep(self, data: bytes) -> Content:
-        """Put bytes into the store, unless they are there."""
+        """Put bytes into the store, unless it has them."""
         sha256 = hashlib.sha256(data).hexdigest()
         content = Content(sha256, self.store / sha256)
         with self._lock:
@@ -70,7 +64,7 @@ class InputFolder:
 
     @contextlib.contextmanager
     def receiving(self) -> Iterator[Path]:
-        """A path in the store to write to; what is left there at the end is deleted."""
+        """Yield a path in the store to write to; a file still there at the end is deleted."""
         self.store.mkdir(parents=True, exist_ok=True)
         part = self.store / f"{secrets.token_hex(8)}.part"
         try:
@@ -81,15 +75,18 @@ class InputFolder:
             part.unlink(missing_ok=True)
 
     def keep_received(self, part: Path, sha256: str) -> Content:
-        """Take a file that was written to :meth:`receiving`'s path into the store."""
+        """Move the file that was written to :meth:`receiving`'s path into the store."""
         content = Content(sha256, self.store / sha256)
         with self._lock:
             if not self._touch(content.path, part.stat().st_size):
                 part.replace(content.path)
         return content
 
-    def link_inputs(self, wanted: Inputs) -> dict[str, str]:
-        """Give each content its name, then make room in the store; those whose name was another's file, with their own.
+    def link_inputs(self, inputs: Inputs) -> dict[str, str]:
+        """Link each content under its name, then shrink the store to its budget.
+
+        Returns:
+            The new name of each file whose name was taken by a file that is not ours.
 
         Raises:
             WorkerError: INVALID_INPUT, a name leads out of the folder or is a folder; DISK_FULL.
@@ -97,14 +94,14 @@ class InputFolder:
         renamed: dict[str, str] = {}
         with self._lock:
             ours = self._inodes()
-            for name, content in wanted:
+            for name, content in inputs:
                 try:
                     actual = self._link_input(name, content, ours)
                 except OSError as error:
                     raise _disk_error(error) from error
                 if actual != name:
                     renamed[name] = actual
-            self._make_room({content.path for _, content in wanted})
+            self._shrink({content.path for _, content in inputs})
         return renamed
 
     def _link_input(self, name: str, content: Content, ours: set[tuple[int, int]]) -> str:
@@ -114,7 +111,7 @@ class InputFolder:
         if not os.path.lexists(target) or self._is_ours(target, ours):
             _link(content.path, target)
             return name
-        if _same(target, content):
+        if _has_content(target, content):
             return name
         path = PurePosixPath(name)
         other = str(path.with_name(f"{path.stem}.{content.sha256[:12]}{path.suffix}"))
@@ -122,7 +119,7 @@ class InputFolder:
         return other
 
     def _target(self, name: str) -> Path:
-        """The path of a name; its folder is made. Symlinks in it must not lead out of the input folder."""
+        """Return the path of a name, and make its folder. Symlinks in it must not lead out of the input folder."""
         target = self.root / name
         try:
             folder = target.parent.resolve()
@@ -143,7 +140,7 @@ class InputFolder:
         return {(info.st_dev, info.st_ino) for _, info in self._contents()}
 
     def _contents(self) -> list[tuple[Path, os.stat_result]]:
-        """What is in the store, least recently used first."""
+        """Return the files of the store, least recently used first."""
         found = []
         with contextlib.suppress(FileNotFoundError), os.scandir(self.store) as entries:
             for entry in entries:
@@ -152,37 +149,36 @@ class InputFolder:
         return sorted(found, key=lambda each: each[1].st_atime)
 
     def _touch(self, path: Path, size: int) -> bool:
-        """Whether the store has it, whole; notes the use."""
+        """Return True if the store has the whole file, and record its use."""
         try:
             info = path.stat()
             if info.st_size != size:
                 return False
-            os.utime(
-                path, ns=(time.time_ns(), info.st_mtime_ns)
-            )  # the time of writing stays: some nodes tell a change by it
+            # The modification time stays: some nodes detect a change by it.
+            os.utime(path, ns=(time.time_ns(), info.st_mtime_ns))
         except OSError:
             return False
         return True
 
-    def _make_room(self, spare: Iterable[Path]) -> None:
-        contents, kept = self._contents(), set(spare)
+    def _shrink(self, in_use: Iterable[Path]) -> None:
+        contents, kept = self._contents(), set(in_use)
         total = sum(info.st_size for _, info in contents)
         if total <= self._budget:
             return
-        doomed = {}
+        to_delete = {}
         for path, info in contents:
             if total <= self._budget * KEPT_SHARE:
                 break
             if path not in kept:
-                doomed[(info.st_dev, info.st_ino)] = path
+                to_delete[(info.st_dev, info.st_ino)] = path
                 total -= info.st_size
-        for name in self._names_of(doomed):
+        for name in self._names_of(to_delete):
             name.unlink(missing_ok=True)
-        for path in doomed.values():
+        for path in to_delete.values():
             path.unlink(missing_ok=True)
 
-    def _names_of(self, doomed: Mapping[tuple[int, int], Path]) -> list[Path]:
-        """Every name under the input folder that links to one of these contents."""
+    def _names_of(self, to_delete: Mapping[tuple[int, int], Path]) -> list[Path]:
+        """Return every path under the input folder that links to one of these contents."""
         found = []
         for folder, _, names in os.walk(self.root):
             if Path(folder) == self.store:
@@ -192,33 +188,33 @@ class InputFolder:
                 with contextlib.suppress(OSError):
                     info = path.stat()
                     is_link = path.is_symlink() and not self._is_ours(path, set())
-                    if (info.st_dev, info.st_ino) in doomed and not is_link:
+                    if (info.st_dev, info.st_ino) in to_delete and not is_link:
                         found.append(path)
         return found
 
 
 def _link(content: Path, target: Path) -> None:
-    """Make ``target`` a second name of a file in the store, at once and in place of what was there."""
+    """Link ``target`` to a file of the store, atomically replacing what was there."""
     if target.exists() and target.samefile(content):
         return
     part = content.parent / f"{secrets.token_hex(8)}.part"
     try:
         try:
             os.link(content, part)
-        except OSError:  # a file system without hard links
+        except OSError:  # the file system has no hard links
             part.symlink_to(content)
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
 
 
-def _same(path: Path, content: Content) -> bool:
+def _has_content(path: Path, content: Content) -> bool:
     if not path.is_file() or path.stat().st_size != content.path.stat().st_size:
         return False
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(PIECE_BYTES):
-            digest.update(piece)
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
     return digest.hexdigest() == content.sha256
 
 

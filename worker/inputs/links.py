@@ -1,8 +1,8 @@
-"""Input files from addresses that a caller chose: fetched without letting the caller reach what only we can.
+"""Downloads input files from a caller's links, without letting the caller reach our private network (SSRF).
 
-Every hop of a redirect is https, is resolved and looked at before it is asked, and the connected socket is looked at
-again before a word is said, so that a name whose address changes in between gains nothing. What the operator's
-PRIVATE_HOSTS names may be anything.
+Every hop of a redirect must be https, and its host must resolve to public addresses. The connected socket's address is
+checked again before a byte is sent, so changing the DNS answer in between gains nothing. Hosts in the operator's
+PRIVATE_HOSTS are exempt.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from worker.net.retry import Budget, Retry, RetryReason
 from worker.stop import Stop, StoppedError
 
 MAX_HOPS = 5
-PIECE_BYTES = 1 << 18
+CHUNK_BYTES = 1 << 18
 POLL_S = 0.1
 RETRY = Retry(tries=3, longest_s=5.0, rate_tries=3)
 _NEVER_V4 = ipaddress.IPv4Network("192.0.0.0/24")  # not all of it is private to every Python version
@@ -45,14 +45,14 @@ _PUBLIC_V6 = (ipaddress.IPv6Network("2000::/3"), ipaddress.IPv6Network("64:ff9b:
 
 class _LinkError(Exception):
     def __init__(
-        self, code: Code, problem: str, again: RetryReason = RetryReason.NEVER, retry_after_s: float | None = None
+        self, code: Code, problem: str, retry: RetryReason = RetryReason.NEVER, retry_after_s: float | None = None
     ) -> None:
         super().__init__(problem)
-        self.code, self.problem, self.again, self.retry_after_s = code, problem, again, retry_after_s
+        self.code, self.problem, self.retry_reason, self.retry_after_s = code, problem, retry, retry_after_s
 
 
 def is_public(address: str) -> bool:
-    """Whether an address in digits is one that anybody on the internet can reach."""
+    """Return True if a numeric address can be reached from anywhere on the internet."""
     address = address.partition("%")[0]
     try:
         found = ipaddress.ip_address(address)
@@ -67,12 +67,12 @@ def is_public(address: str) -> bool:
     return found not in _NEVER_V4 and allows(AllowedPeers.PUBLIC, address)
 
 
-def peers_of(url: str, private_hosts: tuple[str, ...]) -> AllowedPeers:
-    """Whom a connection to ``url`` may reach. Looks the name up, which blocks.
+def allowed_peers(url: str, private_hosts: tuple[str, ...]) -> AllowedPeers:
+    """Return the addresses that a connection to ``url`` may reach. Blocks: resolves the host name.
 
     Raises:
-        ValueError: it must not be asked; the text says why.
-        OSError: the name is not known.
+        ValueError: the link is not allowed; the message gives the reason.
+        OSError: the host name cannot be resolved.
     """
     parts = urlsplit(url)
     port = port_of(parts)
@@ -83,7 +83,7 @@ def peers_of(url: str, private_hosts: tuple[str, ...]) -> AllowedPeers:
     if is_named(private_hosts, parts):
         return AllowedPeers.ANY
     if parts.scheme != "https":
-        raise ValueError(f"is {parts.scheme or 'no'}://, and only https is fetched")
+        raise ValueError(f"is {parts.scheme or 'no'}://, and only https is allowed")
     for *_, found in socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM):
         if not is_public(str(found[0])):
             raise ValueError(f"leads to {found[0]}, which is not a public address")
@@ -91,35 +91,35 @@ def peers_of(url: str, private_hosts: tuple[str, ...]) -> AllowedPeers:
 
 
 class InputLinks:
-    """Fetches one job's links, one after the other. Use as a context manager.
+    """Downloads one job's links, one after the other. Use as a context manager.
 
     Args:
         private_hosts: hosts that need not be public.
-        stop: ends it at any moment.
-        retry: timeouts and delays.
+        stop: the job's; ends a download at any moment.
+        retry: number of tries, delays and timeouts.
     """
 
     def __init__(self, private_hosts: tuple[str, ...], stop: Stop, retry: Retry = RETRY) -> None:
         self._private_hosts, self._stop, self._retry = private_hosts, stop, retry
         self._sockets = Sockets()
         self._sessions: dict[AllowedPeers, requests.Session] = {}
-        self._over = threading.Event()
+        self._closed = threading.Event()
         self._watcher: threading.Thread | None = None
 
     def __enter__(self) -> InputLinks:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._over.set()
+        self._closed.set()
         for session in self._sessions.values():
             session.close()
 
-    def fetch(self, url: str, field: str, part: Path, limit_bytes: int) -> str:
-        """Fetch a link into a file; the bytes' SHA-256.
+    def download(self, url: str, field: str, part: Path, limit_bytes: int) -> str:
+        """Download a link into a file. Return the SHA-256 of its bytes.
 
         Raises:
-            WorkerError: INVALID_INPUT, the link must not be asked or has too much; DOWNLOAD_FAILED; TIMEOUT.
-            Stopped: the job was cancelled.
+            WorkerError: INVALID_INPUT, the link is not allowed or its file too large; DOWNLOAD_FAILED; TIMEOUT.
+            StoppedError: the job was cancelled.
         """
         if self._watcher is None:
             self._watcher = threading.Thread(target=self._watch, name="input-links", daemon=True)
@@ -127,11 +127,11 @@ class InputLinks:
         budget = Budget(self._retry)
         while True:
             try:
-                return self._fetch_once(url, part, limit_bytes)
+                return self._download_once(url, part, limit_bytes)
             except _LinkError as error:
                 failed = error
             self._check()
-            delay = budget.delay_s(failed.again, failed.retry_after_s)
+            delay = budget.delay_s(failed.retry_reason, failed.retry_after_s)
             if delay is None:
                 raise WorkerError(
                     failed.code, f"`{field}` {redact_url(url)!r} {failed.problem}", details={"field": field}
@@ -139,8 +139,8 @@ class InputLinks:
             self._stop.sleep(delay)
 
     def _watch(self) -> None:
-        """End the connections when the job ends: a read would hold its thread for half a minute."""
-        while not self._over.wait(POLL_S):
+        """Close the connections when the job ends: a blocking read could hold its thread for half a minute."""
+        while not self._closed.wait(POLL_S):
             if self._stop.is_set() or self._stop.remaining_s() <= 0:
                 self._sockets.close_all()
                 return
@@ -149,9 +149,9 @@ class InputLinks:
         if self._stop.is_set():
             raise StoppedError
         if self._stop.remaining_s() <= 0:
-            raise WorkerError(Code.TIMEOUT, "the job's time was over while its input files were being fetched")
+            raise WorkerError(Code.TIMEOUT, "the job ran out of time while its input files were being downloaded")
 
-    def _fetch_once(self, url: str, part: Path, limit_bytes: int) -> str:
+    def _download_once(self, url: str, part: Path, limit_bytes: int) -> str:
         self._check()
         try:
             with self._follow(url) as response:
@@ -166,14 +166,14 @@ class InputLinks:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise _LinkError(Code.DOWNLOAD_FAILED, "has a TLS certificate that cannot be verified") from None
             raise _LinkError(
-                Code.DOWNLOAD_FAILED, f"could not be fetched ({type(error).__name__})", RetryReason.SERVER
+                Code.DOWNLOAD_FAILED, f"could not be downloaded ({type(error).__name__})", RetryReason.SERVER
             ) from None
 
     @contextlib.contextmanager
     def _follow(self, url: str) -> Iterator[requests.Response]:
-        """The answer at the end of the redirects."""
+        """Follow redirects; yield the final answer."""
         for hop in range(MAX_HOPS + 1):
-            response = self._ask(url, redirected=hop > 0)
+            response = self._request(url, redirected=hop > 0)
             location = response.headers.get("Location")
             if response.status_code in (301, 302, 303, 307, 308) and location:
                 response.close()
@@ -184,58 +184,58 @@ class InputLinks:
             return
         raise _LinkError(Code.DOWNLOAD_FAILED, f"redirects more than {MAX_HOPS} times")
 
-    def _ask(self, url: str, redirected: bool) -> requests.Response:
+    def _request(self, url: str, redirected: bool) -> requests.Response:
         try:
-            peers = peers_of(url, self._private_hosts)
+            peers = allowed_peers(url, self._private_hosts)
         except ValueError as error:
             problem = f"redirects to {redact_url(url)!r}, which {error}" if redirected else str(error)
             raise _LinkError(Code.INVALID_INPUT, problem) from None
         except OSError:
-            raise _LinkError(Code.DOWNLOAD_FAILED, "has a host name that is not known", RetryReason.SERVER) from None
+            raise _LinkError(Code.DOWNLOAD_FAILED, "has an unknown host name", RetryReason.SERVER) from None
         session = self._sessions.setdefault(peers, new_session(peers, self._sockets))
         timeout = (self._retry.connect_s, self._retry.read_s)
         try:
             return session.get(url, stream=True, allow_redirects=False, timeout=timeout)
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError):
-            raise _LinkError(Code.INVALID_INPUT, "leads to an address that cannot be read") from None
+            raise _LinkError(Code.INVALID_INPUT, "leads to an address that is not valid") from None
 
     def _save(self, response: requests.Response, part: Path, limit_bytes: int) -> str:
         _check_answer(response, limit_bytes)
         digest, size = hashlib.sha256(), 0
         with part.open("wb") as file:
-            for piece in response.iter_content(PIECE_BYTES):
+            for chunk in response.iter_content(CHUNK_BYTES):
                 self._check()
-                size += len(piece)
+                size += len(chunk)
                 if size > limit_bytes:
                     raise _LinkError(Code.INVALID_INPUT, _too_large(limit_bytes))
-                digest.update(piece)
-                _write(file, piece)
+                digest.update(chunk)
+                _write(file, chunk)
         return digest.hexdigest()
 
 
-def _write(file: BinaryIO, piece: bytes) -> None:
+def _write(file: BinaryIO, chunk: bytes) -> None:
     try:
-        file.write(piece)
-    except OSError as error:  # told apart from the network's
+        file.write(chunk)
+    except OSError as error:  # not caught as a network error
         raise WorkerError(Code.DISK_FULL, f"an input file could not be written ({error.strerror})") from error
 
 
 def _check_answer(response: requests.Response, limit_bytes: int) -> None:
-    """Pass when the answer's body is a file that may come."""
+    """Raise unless the answer's body is a file of an allowed size."""
     status = response.status_code
     answer = HttpAnswer(status, response.headers)
     if status != 200:
-        passing = status >= 500 or status in (408, 429)
-        again = RetryReason.RATE if status == 429 else RetryReason.SERVER if passing else RetryReason.NEVER
-        raise _LinkError(Code.DOWNLOAD_FAILED, f"was answered with {status}", again, answer.retry_after_s)
+        transient = status >= 500 or status in (408, 429)
+        reason = RetryReason.RATE if status == 429 else RetryReason.SERVER if transient else RetryReason.NEVER
+        raise _LinkError(Code.DOWNLOAD_FAILED, f"was answered with {status}", reason, answer.retry_after_s)
     if answer.content_type in ("text/html", "application/xhtml+xml"):
         raise _LinkError(Code.DOWNLOAD_FAILED, "was answered with a web page, not a file")
     if response.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
-        raise _LinkError(Code.DOWNLOAD_FAILED, "was answered compressed, though asked not to be")
+        raise _LinkError(Code.DOWNLOAD_FAILED, "was answered compressed, although that was not asked for")
     length = response.headers.get("Content-Length", "")
     if length.isdigit() and int(length) > limit_bytes:
-        raise _LinkError(Code.INVALID_INPUT, f"has {int(length) / 1e6:.1f} MB; {_too_large(limit_bytes)}")
+        raise _LinkError(Code.INVALID_INPUT, f"has {int(length) / 1e6:.1f} MB and {_too_large(limit_bytes)}")
 
 
 def _too_large(limit_bytes: int) -> str:
-    return f"is more than the {limit_bytes / 1e6:g} MB that are left of this worker's INPUT_LIMIT_MB"
+    return f"is larger than the {limit_bytes / 1e6:g} MB left of this worker's INPUT_LIMIT_MB"

@@ -1,1 +1,1 @@
-"""HTTP out: connections, addresses, retries and redaction. Knows nothing of models, jobs or ComfyUI."""
+"""HTTP out: connections, addresses, retries and redaction. Independent of models, jobs and ComfyUI."""

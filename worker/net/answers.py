@@ -1,4 +1,4 @@
-"""An HTTP answer: the parts of it that decide what it means. Pure."""
+"""The parts of an HTTP answer that decide its meaning. Pure."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from worker.net.redact import plain
 
 @dataclass(frozen=True)
 class HttpAnswer:
-    """The parts of an HTTP answer that decide what it means."""
+    """Status, headers and the beginning of the body."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
-    """Its beginning; only read when the answer is no file."""
+    """The first bytes; only read if the answer is not a file."""
     with_token: bool = False
 
     @property
     def content_type(self) -> str:
-        """Media type without its parameters, lower case, fit to be shown."""
+        """Media type without its parameters, lower case, safe to display."""
         return plain(self.headers.get("Content-Type", "").split(";")[0].strip().lower(), 80)
 
     @property
     def retry_after_s(self) -> float | None:
-        """Retry-After in seconds, from a number or a date; None when absent or unreadable."""
+        """Retry-After in seconds, from a number or a date; None if absent or unreadable."""
         value = self.headers.get("Retry-After", "").strip()
         if re.fullmatch(r"[0-9]{1,9}", value):
             return float(value)
@@ -43,7 +43,7 @@ class HttpAnswer:
 
     @property
     def json(self) -> dict[str, Any]:
-        """The body as a JSON object; empty when it is none."""
+        """The body as a JSON object; empty if it is not one."""
         try:
             value = json.loads(self.body)
         except (ValueError, RecursionError):
@@ -51,16 +51,16 @@ class HttpAnswer:
         return value if isinstance(value, dict) else {}
 
     @property
-    def says(self) -> str:
-        """The server's own words, when it sent any that are for people."""
-        words = self.json.get("message") or self.json.get("error") or self.headers.get("X-Error-Message")
-        if isinstance(words, dict):
-            words = words.get("message")
-        if words is None and self.content_type == "text/plain":
-            words = self.body.decode(errors="replace")
-        return plain(str(words)) if words else ""
+    def message(self) -> str:
+        """The server's own error message for people; empty if it sent none."""
+        text = self.json.get("message") or self.json.get("error") or self.headers.get("X-Error-Message")
+        if isinstance(text, dict):
+            text = text.get("message")
+        if text is None and self.content_type == "text/plain":
+            text = self.body.decode(errors="replace")
+        return plain(str(text)) if text else ""
 
     @property
     def is_page(self) -> bool:
-        """Whether this is an HTML page: a login form or a firewall's, never a file."""
+        """True for an HTML page: a login form or a firewall's notice, never a model file."""
         return "html" in self.content_type or self.body[:512].lstrip()[:1] == b"<"

@@ -1,4 +1,4 @@
-"""HTTP connections that look whom they reached before they say a word, and that can all be ended at once."""
+"""HTTP connections that check the peer's address before they send a byte, and that can all be closed at once."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ NETWORK_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSErr
 
 
 class AllowedPeers(Enum):
-    """Whom a connection may reach."""
+    """The addresses that a connection may reach."""
 
     PUBLIC = "only globally routable addresses"
-    LOOPBACK = "those, and this machine itself"
-    ANY = "whatever the operator configured"
+    LOOPBACK = "public addresses and this machine itself"
+    ANY = "any address, because the operator configured the host"
 
 
 class BlockedAddressError(Exception):
-    """A name led to an address that a link must not reach."""
+    """A host name resolved to an address that a link must not reach."""
 
 
 class ConnectionsClosedError(Exception):
-    """The connections were ended because nobody waits for them any more."""
+    """The connections were closed because the job no longer needs them."""
 
 
 def allows(peers: AllowedPeers, address: str) -> bool:
-    """Whether a socket that is connected to ``address`` (digits, as ``getpeername`` gives them) may be used."""
+    """Return True if a socket connected to ``address`` (numeric, as ``getpeername`` returns it) may be used."""
     if peers is AllowedPeers.ANY:
         return True
     found = ipaddress.ip_address(address)
@@ -54,42 +54,42 @@ def allows(peers: AllowedPeers, address: str) -> bool:
 
 
 def _nat64(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The v4 address inside 64:ff9b::/96 (RFC 6052), through which a v6-only network reaches v4."""
+    """Return the IPv4 address inside 64:ff9b::/96 (RFC 6052), through which an IPv6-only network reaches IPv4."""
     if address in ipaddress.IPv6Network("64:ff9b::/96"):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return None
 
 
 class Sockets:
-    """Every socket that one piece of work has open, so that :meth:`end` can wake whoever reads from one."""
+    """The open sockets of one job's transfers, so that :meth:`close_all` can end blocking reads in other threads."""
 
     def __init__(self) -> None:
         self._open: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._lock = threading.Lock()
-        self.ended = False
+        self.closed = False
 
     def add(self, sock: socket.socket) -> None:
-        """Remember a connected socket. Raises :class:`ConnectionsClosedError` when it comes too late."""
+        """Register a connected socket. Raises :class:`ConnectionsClosedError` after :meth:`close_all`."""
         with self._lock:
-            if self.ended:
+            if self.closed:
                 raise ConnectionsClosedError
             self._open.add(sock)
 
     def close_all(self) -> None:
-        """Shut every socket down, now and for all that come later; reads in other threads end at once."""
+        """Shut every socket down, and refuse new ones; reads in other threads end at once."""
         with self._lock:
-            self.ended = True
+            self.closed = True
             sockets = list(self._open)
         for sock in sockets:
             try:
-                # Not SSLSocket's own: that drops its TLS state first, and a reader would then see ciphertext.
+                # SSLSocket.shutdown drops the TLS state first, and a reader would then see ciphertext.
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
             except OSError:
-                continue  # closed meanwhile
+                continue  # already closed
 
 
 def new_session(peers: AllowedPeers, sockets: Sockets) -> requests.Session:
-    """A session without cookies, proxies, netrc or retries of its own, which only talks to ``peers``."""
+    """Return a session without cookies, proxies, netrc or retries, which only connects to ``peers``."""
     session = _Session()
     session.trust_env = False  # a netrc entry would replace our token, and a proxy would hide the peer's address
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
@@ -103,7 +103,7 @@ def new_session(peers: AllowedPeers, sockets: Sockets) -> requests.Session:
 
 class _Session(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """None, always: even when told not to follow, requests reads a redirect's whole body and parses its target."""
+        """Return None: even with ``allow_redirects=False`` requests would read a redirect's whole body."""
 
 
 class _Adapter(HTTPAdapter):
@@ -114,24 +114,24 @@ class _Adapter(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = {
-            "http": _pool(HTTPConnectionPool, HTTPConnection, self._connected, self._sockets.add),
-            "https": _pool(HTTPSConnectionPool, HTTPSConnection, self._connected, self._sockets.add),
+            "http": _pool(HTTPConnectionPool, HTTPConnection, self._check_peer, self._sockets.add),
+            "https": _pool(HTTPSConnectionPool, HTTPSConnection, self._check_peer, self._sockets.add),
         }
 
-    def _connected(self, sock: socket.socket) -> None:
+    def _check_peer(self, sock: socket.socket) -> None:
         address = sock.getpeername()[0]
         if not allows(self._peers, address):
             raise BlockedAddressError(f"the link leads to {address}, which is not a public address")
 
 
-def _pool(pool: Any, connection: Any, connected: Callable[[Any], None], ready: Callable[[Any], None]) -> Any:
-    """urllib3's pool of connections that call ``connected`` before TLS and ``ready`` with the final socket."""
+def _pool(pool: Any, connection: Any, check_peer: Callable[[Any], None], register: Callable[[Any], None]) -> Any:
+    """Return urllib3's pool class with ``check_peer`` called before TLS and ``register`` with the final socket."""
 
     class Connection(connection):  # type: ignore[misc]
         def _new_conn(self) -> Any:
             sock = super()._new_conn()
             try:
-                connected(sock)
+                check_peer(sock)
             except BaseException:
                 sock.close()
                 raise
@@ -140,7 +140,7 @@ def _pool(pool: Any, connection: Any, connected: Callable[[Any], None], ready: C
         def connect(self) -> None:
             super().connect()
             try:
-                ready(self.sock)
+                register(self.sock)
             except ConnectionsClosedError:
                 self.close()
                 raise

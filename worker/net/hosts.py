@@ -1,7 +1,7 @@
-"""Whose an address is: Civitai's, Hugging Face's, the operator's, or anybody's. Pure.
+"""Ownership of an address: Civitai, Hugging Face, the operator, or anyone else. Pure.
 
-Hosts are compared whole, never by substring or ending: ``b2.civitai.com`` and ``cdn-lfs.huggingface.co`` are storage,
-which answers 400 or 401 when a token comes along.
+Hosts are compared as a whole, never by substring or suffix: ``b2.civitai.com`` and ``cdn-lfs.huggingface.co`` are
+storage, which answers 400 or 401 to a request with a token.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ DEFAULT_HF = "https://huggingface.co"
 
 
 def public_site(host: str) -> str | None:
-    """``civitai`` or ``hf`` when ``host`` is one of their own public hosts (with or without ``www.``)."""
+    """Return ``civitai`` or ``hf`` if ``host`` is one of their public hosts (with or without ``www.``), else None."""
     host = host.lower().removeprefix("www.")
     if host in CIVITAI_HOSTS:
         return "civitai"
@@ -25,18 +25,18 @@ def public_site(host: str) -> str | None:
 
 
 def port_of(parts: SplitResult) -> int:
-    """The port of an address, by its scheme when it names none. Raises ValueError for a port that is no number."""
+    """Return the port of an address, or its scheme's default. Raises ValueError for a port that is not a number."""
     return parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port: what two addresses must share to be one server."""
+    """Return scheme, host and port: two addresses that share them are one server."""
     parts = urlsplit(url)
     return parts.scheme, (parts.hostname or "").lower(), port_of(parts)
 
 
 def is_ip(host: str) -> bool:
-    """Whether ``host`` is an address in digits: v4, v6, or one of the odd spellings that resolvers take as v4."""
+    """Return True if ``host`` is a numeric address: IPv4, IPv6, or a spelling that resolvers accept as IPv4."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -46,7 +46,7 @@ def is_ip(host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether ``host`` says that it is this machine (``localhost`` or a loopback address)."""
+    """Return True if ``host`` is ``localhost`` or a loopback address."""
     if host.lower() == "localhost":
         return True
     try:
@@ -56,9 +56,9 @@ def is_loopback(host: str) -> bool:
 
 
 def is_named(hosts: Sequence[str], parts: SplitResult) -> bool:
-    """Whether MODEL_HOSTS names this address's host.
+    """Return True if ``hosts``, an operator's list such as MODEL_HOSTS, names this address.
 
-    An entry is ``host`` (https, port 443; any port and http too when it is loopback) or ``host:port``.
+    An entry is ``host`` (https, port 443; if it is loopback, any port and http too) or ``host:port``.
     """
     host, port = (parts.hostname or "").lower(), port_of(parts)
     for entry in hosts:

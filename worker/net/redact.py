@@ -1,6 +1,6 @@
-"""Keeps secrets out of logs and messages: one function for text, one for addresses, one filter for log handlers.
+"""Redaction of secrets in logs and messages: for text, for addresses, and as a filter for log handlers.
 
-It is the second line of defence. The first: a token only ever travels in a header, and is in no address we build.
+This is the second line of defence. The first: a token is sent only in a header, never in an address.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 HIDDEN = "***"
 SHOWN_PARAMETERS = ("type", "format", "size", "fp", "quantType", "fileId", "modelVersionId", "version")
-"""The query fields of a Civitai link; everything else in a query may be a signature and is dropped."""
+"""The query fields of a Civitai link; any other field may be a signature and is dropped."""
 
 _PAIR = re.compile(
     r"""(?ix) (?<![a-z0-9])
@@ -24,17 +24,17 @@ _PAIR = re.compile(
 _HEADER = re.compile(r"(?i)(authorization[\"']?\s*[=:]\s*[\"']?)(?:(?:bearer|basic)\s+)?[^\s\"',;)}]+")
 _BEARER = re.compile(r"(?i)\b(bearer\s+)(?!\*\*\*)[\w.~+/=-]{6,}")
 _USERINFO = re.compile(r"(?i)(://)[^/\s@?#]+@")
-_TELLTALES = ("@", "authorization", "bearer", "token", "key", "x-amz-", "sig", "policy")
-"""Text without any of these matches none of the patterns; looking for them costs a twentieth."""
+_MARKERS = ("@", "authorization", "bearer", "token", "key", "x-amz-", "sig", "policy")
+"""Text without any of these matches no pattern; this check takes a twentieth of the time."""
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """``text`` without the given secrets and without anything that looks like a token, a signature or a password."""
+    """Return ``text`` without the given secrets and whatever looks like a token, a signature or a password."""
     for secret in secrets:
         if secret:
             text = text.replace(secret, HIDDEN)
     lower = text.lower()
-    if text.isascii() and not any(telltale in lower for telltale in _TELLTALES):
+    if text.isascii() and not any(marker in lower for marker in _MARKERS):
         return text
     text = _HEADER.sub(rf"\1{HIDDEN}", text)
     text = _BEARER.sub(rf"\1{HIDDEN}", text)
@@ -43,7 +43,7 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 def redact_url(url: str) -> str:
-    """Scheme, host and path of an address, and those fields of its query that are known to be harmless."""
+    """Return scheme, host and path of an address, with only the query fields of :data:`SHOWN_PARAMETERS`."""
     parts = urlsplit(url)
     port = f":{parts.port}" if parts.port else ""
     shown = [(name, value) for name, value in parse_qsl(parts.query) if name in SHOWN_PARAMETERS]
@@ -51,7 +51,7 @@ def redact_url(url: str) -> str:
 
 
 def plain(text: str, limit: int = 200) -> str:
-    """Text that a server chose, fit for one line: no control or invisible characters, single spaces, capped."""
+    """Return a server's text as one safe line: no control or invisible characters, single spaces, at most ``limit``."""
     if len(text) <= limit and text.isprintable() and "  " not in text and text == text.strip():
         return redact(text)
     kept = "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text[: limit * 4])
@@ -60,14 +60,14 @@ def plain(text: str, limit: int = 200) -> str:
 
 
 class RedactingFilter(logging.Filter):
-    """Rewrites each record that a handler gets; put it on handlers, a logger's filter does not see its children's."""
+    """Redacts each log record. For handlers: a filter on a logger does not see the records of its children."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         super().__init__()
         self.secrets = tuple(secrets)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Keep every record, redacted: the message with its arguments filled in, and the traceback's text."""
+        """Redact the message, with its arguments filled in, and the traceback; keep every record."""
         record.msg = redact(record.getMessage(), self.secrets)
         record.args = ()
         if record.exc_info and not record.exc_text:

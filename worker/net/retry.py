@@ -1,4 +1,4 @@
-"""How often and how long after a failed request the next one comes. Pure; the clock and the sleeping are elsewhere."""
+"""Retry policy: number of tries and the delay before each. Pure; it neither reads the clock nor sleeps."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from enum import Enum
 
 
 class RetryReason(Enum):
-    """What kind of second chance a refused request gets."""
+    """The kind of failure, which decides if and when the request is sent again."""
 
     NEVER = "never"
     NOT_FOUND = "not found"
-    """Civitai's resolver of storage answers 404 for a moment as well."""
+    """Civitai's storage resolver may answer 404 for a moment although the file exists."""
     RATE = "rate limited"
     SERVER = "server or network trouble"
-    EXPIRED = "the signed link is old"
+    EXPIRED = "the signed link has expired"
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,20 @@ class Retry:
     """
 
     tries: int = 6
-    """Failures in a row, without a byte in between, that end it."""
+    """Consecutive failures, without a byte in between, after which the request is given up."""
     first_s: float = 0.5
     longest_s: float = 30.0
     not_found_s: tuple[float, ...] = (2.0, 8.0)
     rate_tries: int = 4
     longest_retry_after_s: float = 60.0
-    """A Retry-After beyond this is an answer, not a pause: a GPU is waiting."""
+    """A longer Retry-After ends the request: an idle GPU costs money."""
     connect_s: float = 10.0
     read_s: float = 30.0
-    """Without a byte for so long, a transfer counts as stalled."""
+    """A transfer without a byte for this long counts as stalled."""
     scale: float = 1.0
 
     def only(self, tries: int, not_found: bool) -> Retry:
-        """The same with at most ``tries``, and with or without a second look at what is not found."""
+        """Return this policy with at most ``tries``; ``not_found=False`` also gives up at the first 404."""
         return replace(
             self,
             tries=min(tries, self.tries),
@@ -57,22 +57,22 @@ class Budget:
         self._failures: Counter[RetryReason] = Counter()
 
     def progressed(self) -> None:
-        """Bytes came: whatever went wrong before was not permanent."""
+        """Forget the failures so far: bytes arrived, so they were not permanent."""
         self._failures.clear()
 
-    def delay_s(self, again: RetryReason, retry_after_s: float | None = None) -> float | None:
-        """Seconds to wait before the next try, or None when there is none left."""
+    def delay_s(self, reason: RetryReason, retry_after_s: float | None = None) -> float | None:
+        """Count a failure. Return the seconds to wait before the next try, or None if no try is left."""
         retry = self._retry
-        if again is RetryReason.NEVER:
+        if reason is RetryReason.NEVER:
             return None
-        self._failures[again] += 1
-        failures = self._failures[again]
-        if again is RetryReason.NOT_FOUND:
+        self._failures[reason] += 1
+        failures = self._failures[reason]
+        if reason is RetryReason.NOT_FOUND:
             delays = retry.not_found_s
             return delays[failures - 1] * retry.scale if failures <= len(delays) else None
-        if failures >= (retry.rate_tries if again is RetryReason.RATE else retry.tries):
+        if failures >= (retry.rate_tries if reason is RetryReason.RATE else retry.tries):
             return None
         if retry_after_s is not None:
             return retry_after_s * retry.scale if retry_after_s <= retry.longest_retry_after_s else None
-        first = max(1.0, retry.first_s) if again is RetryReason.RATE else retry.first_s
+        first = max(1.0, retry.first_s) if reason is RetryReason.RATE else retry.first_s
         return float(min(retry.longest_s, first * 2 ** (failures - 1)) * random.uniform(0.5, 1.0) * retry.scale)

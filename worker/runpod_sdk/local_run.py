@@ -1,4 +1,4 @@
-"""A job run on a laptop (``make run``, ``--test_input``): its pictures land in a folder, as nobody takes the answer."""
+"""Local runs (``make run``, ``--test_input``): save the pictures to a folder, because no client receives the answer."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
 def is_local() -> bool:
-    """Whether the SDK will run one job here and end, as its own rule has it (1.12: ``worker._is_local``)."""
+    """Return True if the SDK will run one job here and exit; its own rule (1.12: ``worker._is_local``)."""
     if any(arg.startswith("--rp_serve_api") for arg in sys.argv):
-        return False  # the SDK then answers over HTTP: the caller wants the pictures
+        return False  # the SDK answers over HTTP: the caller gets the pictures
     return any(arg.startswith("--test_input") for arg in sys.argv) or "RUNPOD_WEBHOOK_GET_JOB" not in os.environ
 
 
 def saving_results(handler: Handler) -> Handler:
-    """The handler, writing what it returns into :data:`RESULTS`, its base64 left out of what the SDK then prints."""
+    """Wrap the handler to save its files into :data:`RESULTS`, and to drop their base64 from the printed answer."""
 
     async def handle(event: dict[str, Any]) -> dict[str, Any]:
         answer = await handler(event)
@@ -36,7 +36,7 @@ def saving_results(handler: Handler) -> Handler:
 def _save(entry: dict[str, Any], folder: Path) -> None:
     key = "b64" if "b64" in entry else "data"
     if "url" in entry or entry["type"] == "s3_url":
-        return  # it lies in the bucket
+        return  # it is in the bucket
     folder.mkdir(parents=True, exist_ok=True)
     path = _free_name(folder, Path(entry["filename"]).name)
     path.write_bytes(base64.b64decode(entry[key]))
@@ -45,7 +45,7 @@ def _save(entry: dict[str, Any], folder: Path) -> None:
 
 
 def _free_name(folder: Path, name: str) -> Path:
-    """A path that does not exist yet: nothing that was there before is lost."""
+    """Return a path that does not exist yet, so that no file is overwritten."""
     path, count = folder / name, 1
     while path.exists():
         count += 1

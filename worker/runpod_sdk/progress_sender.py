@@ -1,9 +1,9 @@
 """Sends a job's progress to RunPod: in order, at most two a second, and never after the answer.
 
-The SDK's own ``progress_update`` starts a thread for each call; they overtake one another, and one that arrives after
-the answer leaves the job IN_PROGRESS for ever (runpod-python#250; measured with 1.12). Here one task sends the newest
-state, one post at a time, and the answer waits for a post under way. A platform that does not take progress is left
-alone: progress is a kindness, and must not cost the job anything.
+The SDK's own ``progress_update`` starts a thread for each call. They overtake one another, and an update that arrives
+after the answer leaves the job IN_PROGRESS for ever (runpod-python#250; measured with 1.12). Here one task sends the
+newest state, one post at a time, and the answer waits for a running post. After a few failures it stops sending:
+progress is best-effort and must never delay or fail the job.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from worker.comfyui.progress import JobProgress
 
 EVERY_S = 0.5
 DRAW_EVERY_S = 0.1
-POST_TIMEOUT_S = 1.0  # a hanging platform delays the answer by this much at the very most
+POST_TIMEOUT_S = 1.0  # the longest that a hanging platform can delay the answer
 FAILURES_ALLOWED = 3
 
 log = logging.getLogger(__name__)
 
 
 class ProgressSender:
-    """Async context manager around one job; inside it ``progress`` is there to be told.
+    """Async context manager around one job; inside it, changes of ``progress`` are sent.
 
     Args:
         job_id: RunPod's id of the job.
         prompt: for the percentage.
-        with_previews: whether latent previews go along.
-        environ: where the SDK's addresses are; without them (a local run) nothing is sent.
+        with_previews: send latent previews too.
+        environ: has the SDK's addresses; without them (a local run) nothing is sent.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class ProgressSender:
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         template = environ.get("RUNPOD_WEBHOOK_POST_OUTPUT", "")
-        # Shape and headers as the SDK 1.12 sends them (rp_http.py): the id in the path, the key without "Bearer".
+        # Address and headers as the SDK 1.12 sends them (rp_http.py): the id in the path, the key without "Bearer".
         address = template.replace("$RUNPOD_POD_ID", environ.get("RUNPOD_POD_ID", "")).replace("$ID", job_id)
         self._url = f"{address}&isStream=false" if template else None
         self._headers = {
@@ -57,47 +57,47 @@ class ProgressSender:
             "Content-Type": "application/x-www-form-urlencoded",
             "X-Request-ID": job_id,
         }
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._post: asyncio.Task[bool] | None = None
         self._task: asyncio.Task[None] | None = None
-        self.progress = JobProgress(prompt, with_previews=with_previews, changed=self._news.set)
+        self.progress = JobProgress(prompt, with_previews=with_previews, changed=self._changed.set)
 
     async def __aenter__(self) -> JobProgress:
-        """Begin to send; in a local run on a terminal, to draw."""
+        """Start to send; in a local run on a terminal, to draw a bar."""
         if self._url:
-            self._task = asyncio.create_task(self._send_news())
+            self._task = asyncio.create_task(self._send_updates())
         elif sys.stderr.isatty():
-            self._task = asyncio.create_task(self._draw_news())
+            self._task = asyncio.create_task(self._draw_updates())
         return self.progress
 
     async def __aexit__(self, *exc: object) -> None:
-        """Send no more, and wait for what is under way: its bytes may already be at the platform."""
+        """Stop sending, and wait for a running post: its bytes may already be at the platform."""
         if self._task is None:
             return
         self._task.cancel()
         if self._post:
-            await asyncio.wait({self._post})  # POST_TIMEOUT_S bounds it
+            await asyncio.wait({self._post})  # at most POST_TIMEOUT_S
         await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _send_news(self) -> None:
+    async def _send_updates(self) -> None:
         failures, clock = 0, asyncio.get_running_loop().time
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=POST_TIMEOUT_S)) as session:
             while failures < FAILURES_ALLOWED:
-                await self._news.wait()
-                self._news.clear()
-                began = clock()
+                await self._changed.wait()
+                self._changed.clear()
+                started = clock()
                 self._post = asyncio.create_task(self._send(session))
                 failures = 0 if await asyncio.shield(self._post) else failures + 1
-                await asyncio.sleep(began + EVERY_S - clock())
-        log.warning("RunPod does not take progress; the job goes on without it")
+                await asyncio.sleep(started + EVERY_S - clock())
+        log.warning("RunPod rejects progress updates; the job goes on without them")
 
-    async def _draw_news(self) -> None:
+    async def _draw_updates(self) -> None:
         with tqdm(total=100, bar_format="{desc} |{bar}| {percentage:3.0f}%", leave=False) as bar:
             while True:
-                await self._news.wait()
-                self._news.clear()
+                await self._changed.wait()
+                self._changed.clear()
                 update = self.progress.pop_update()
-                if update["phase"] != "models":  # downloads draw their own bar, with bytes
+                if update["phase"] != "models":  # downloads have their own bar, with bytes
                     bar.n = update["percent"] or 0
                     bar.set_description_str(update["message"])
                 await asyncio.sleep(DRAW_EVERY_S)

@@ -1,9 +1,9 @@
-"""Lets the SDK send an answer without building it three times over in memory.
+"""Makes the SDK send an answer without three copies of it in memory.
 
-RunPod's SDK (1.12, rp_http.py) makes one string of an answer, which aiohttp then encodes, while the answer itself still
-stands: with its base64 that is three times an answer. And it formats every answer into two debug lines, shown or not
-(rp_job.py). Here the large strings of an answer go out as they lie, piece by piece; all else stays the SDK's: its
-retries, its headers, its words when a result cannot be delivered.
+RunPod's SDK (1.12, rp_http.py) serializes an answer to one string, which aiohttp then encodes, while the answer itself
+is still in memory: three copies of its base64. It also formats every answer into two debug lines, even if they are not
+logged (rp_job.py). Here the large strings of an answer are sent piece by piece without a copy. Retries, headers and
+messages stay the SDK's.
 """
 
 from __future__ import annotations
@@ -21,47 +21,48 @@ from typing import Any
 from aiohttp import payload
 from aiohttp.abc import AbstractStreamWriter
 
+from worker.job import JobAnswer
+
 LARGE_CHARS = 1 << 16
 PIECE_CHARS = 1 << 17
 
 log = logging.getLogger(__name__)
 
-Answer = dict[str, Any]
-Handler = Callable[[dict[str, Any]], Awaitable[Answer]]
+Handler = Callable[[dict[str, Any]], Awaitable[JobAnswer]]
 
 
-class WithoutDebugDump(Answer):
-    """An answer that says nothing of its contents where it is formatted into a line of a log."""
+class WithoutDebugDump(JobAnswer):
+    """An answer whose ``repr`` has only its field names, so that logging it costs nothing."""
 
     def __repr__(self) -> str:
-        """Its fields' names."""
+        """Return the names of the fields."""
         return f"<an answer: {', '.join(map(str, self))}>"
 
 
 def without_debug_dump(handler: Handler) -> Handler:
-    """The handler, with answers that cost nothing to be logged."""
+    """Wrap the handler's answers in :class:`WithoutDebugDump`."""
 
     @functools.wraps(handler)
-    async def handle(event: dict[str, Any]) -> Answer:
+    async def handle(event: dict[str, Any]) -> JobAnswer:
         return WithoutDebugDump(await handler(event))
 
     return handle
 
 
 def stream_large_results(sender: ModuleType | None = None) -> bool:
-    """Make the SDK send large answers piece by piece; an SDK of another shape is left as it is.
+    """Make the SDK send large answers piece by piece. An SDK of an unexpected version is left unchanged.
 
     Args:
-        sender: the SDK's module that sends results; rp_http.py when left out.
+        sender: the SDK's module that sends results; rp_http.py if None.
 
     Returns:
-        Whether it does so now.
+        True if the SDK does so now.
     """
     sender = sender or importlib.import_module("runpod.serverless.modules.rp_http")
     if not _is_as_expected(sender):
-        log.warning("this RunPod SDK sends results in a way of its own: large ones take more memory")
+        log.warning("unexpected RunPod SDK: large results need more memory")
         return False
-    # What `dumps` makes goes, untouched, as the data of an aiohttp request: that may be a body which writes itself.
+    # The SDK passes the result of `dumps` on as the data of an aiohttp request, which may also be a payload.
     sender.json = _Json  # type: ignore[attr-defined]
     return True
 
@@ -73,19 +74,19 @@ def _is_as_expected(sender: Any) -> bool:
 
 
 class _Json:
-    """The module ``json`` as rp_http.py uses it."""
+    """Stands in for the module ``json`` in rp_http.py, which only uses ``dumps``."""
 
     @staticmethod
     def dumps(answer: Any, **options: Any) -> str | payload.Payload:
-        pieces = in_pieces(answer, **options)
-        return pieces[0] if len(pieces) == 1 else _Body(pieces)
+        pieces = json_pieces(answer, **options)
+        return pieces[0] if len(pieces) == 1 else _JsonPayload(pieces)
 
 
-def in_pieces(answer: Any, **options: Any) -> list[str]:
-    """The JSON of an answer, cut so that every large string of it is a piece that is not a copy.
+def json_pieces(answer: Any, **options: Any) -> list[str]:
+    """Return an answer's JSON in pieces, where each large string is a piece of its own and not a copy.
 
     Args:
-        answer: what is sent.
+        answer: the answer to serialize.
         options: of ``json.dumps``.
 
     Raises:
@@ -93,32 +94,32 @@ def in_pieces(answer: Any, **options: Any) -> list[str]:
     """
     large: list[str] = []
     token = secrets.token_hex(16)
-    text = json.dumps(_with_holes(answer, token, large), **options)
-    around = text.split(token)
-    pieces = [around[0]]
-    for string, after in zip(large, around[1:], strict=True):
-        pieces += [string, after]
+    text = json.dumps(_with_tokens(answer, token, large), **options)
+    between = text.split(token)
+    pieces = [between[0]]
+    for string, following in zip(large, between[1:], strict=True):
+        pieces += [string, following]
     return pieces
 
 
-def _with_holes(value: Any, token: str, large: list[str]) -> Any:
-    """The value with a token in place of every large string that JSON writes as it is."""
-    if isinstance(value, str) and len(value) >= LARGE_CHARS and _is_plain(value):
+def _with_tokens(value: Any, token: str, large: list[str]) -> Any:
+    """Return the value with a token in place of every large string that needs no escaping in JSON."""
+    if isinstance(value, str) and len(value) >= LARGE_CHARS and _needs_no_escape(value):
         large.append(value)
         return token
     if isinstance(value, dict):
-        return {key: _with_holes(each, token, large) for key, each in value.items()}
+        return {key: _with_tokens(each, token, large) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_with_holes(each, token, large) for each in value]
+        return [_with_tokens(each, token, large) for each in value]
     return value
 
 
-def _is_plain(text: str) -> bool:
+def _needs_no_escape(text: str) -> bool:
     return text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
 
 
-class _Body(payload.Payload):
-    """Text as the body of a request. It may be written several times, as a retry does.
+class _JsonPayload(payload.Payload):
+    """Text as a request's body. It can be written several times, as retries do.
 
     Args:
         pieces: the text.
@@ -130,11 +131,11 @@ class _Body(payload.Payload):
         self._size = sum(len(piece) if piece.isascii() else len(piece.encode()) for piece in pieces)
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """The whole text."""
+        """Return the whole text."""
         return "".join(self._pieces)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        """Write all of it, no faster than it is taken."""
+        """Write all pieces, waiting for each, so that no buffer holds the whole text."""
         for part in self._parts():
             await writer.write(part)
 

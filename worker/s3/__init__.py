@@ -1,1 +1,1 @@
-"""The S3 bucket: its address, signed requests, uploads and what its refusals mean."""
+"""The S3 bucket for results: its address, signed requests, uploads and errors."""

@@ -1,7 +1,7 @@
-"""Where a bucket is and whose keys open it: read from RunPod's variables, or from a job's ``s3Config``. Pure.
+"""Address and keys of a bucket, from RunPod's variables or from a job's ``s3Config``. Pure.
 
-RunPod's BUCKET_ENDPOINT_URL may name the bucket too: in its host (``https://pics.s3.eu-west-1.amazonaws.com``) or in
-its path (``https://host/pics``).
+RunPod's BUCKET_ENDPOINT_URL may include the bucket's name: in its host (``https://pics.s3.eu-west-1.amazonaws.com``)
+or in its path (``https://host/pics``).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BUCKET_HOSTS = (
 
 @dataclass(frozen=True)
 class Keys:
-    """An access key and its secret; neither is ever shown."""
+    """An access key and its secret; neither is ever displayed."""
 
     access: str = field(repr=False)
     secret: str = field(repr=False)
@@ -37,7 +37,7 @@ class Keys:
 class BucketAddress:
     """One bucket on one S3-compatible server.
 
-    ``base`` is the address that an object's key is appended to; ``virtual`` tells that its host names the bucket.
+    ``base`` is the address that an object's key is appended to.
     """
 
     base: str
@@ -49,26 +49,26 @@ class BucketAddress:
     link_life_s: int = LONGEST_LINK_S
 
     def url(self, key: str) -> str:
-        """The object's own address, unsigned."""
+        """Return the object's address, unsigned."""
         return f"{self.base}/{escaped(key)}"
 
     def public_link(self, key: str) -> str | None:
-        """Where anybody may fetch it, when the operator publishes the bucket."""
+        """Return the object's public address; None if the operator has not published the bucket."""
         return f"{self.public_url}/{escaped(key)}" if self.public_url else None
 
 
 def escaped(key: str) -> str:
-    """A key as S3's signature spells it in an address."""
+    """Escape a key for an address in the way that S3's signature demands."""
     return quote(key, safe="/-_.~")
 
 
 def bucket_address(
     endpoint_url: str, name: str | None, keys: Keys, region: str | None = None, **options: str | int | None
 ) -> BucketAddress:
-    """Read an endpoint that may hold its bucket's name.
+    """Parse an endpoint address that may include the bucket's name.
 
     Raises:
-        ValueError: no bucket is named, two are, or the address cannot be used; the text says which.
+        ValueError: the address names no bucket or two, or cannot be used; the message gives the reason.
     """
     parts = urlsplit(endpoint_url)
     host = (parts.hostname or "").lower()
@@ -92,7 +92,7 @@ def bucket_address(
 
 
 def _region(host: str) -> str:
-    found = _first(_REGIONS, host) or "us-east-1"  # stores that have none take this one
+    found = _first(_REGIONS, host) or "us-east-1"  # stores without regions accept this one
     return found.upper() if host.endswith(".runpod.io") else found
 
 

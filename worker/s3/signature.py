@@ -1,6 +1,6 @@
-"""AWS signature version 4 for S3: headers for a request, and links that work without them. Pure.
+"""AWS signature version 4 for S3: signed headers for requests, and presigned links. Pure.
 
-The body is not part of the signature (``UNSIGNED-PAYLOAD``), so that a file is read once, while it is sent.
+The body is not part of the signature (``UNSIGNED-PAYLOAD``), so a file is read only once, while it is sent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ UNSIGNED = "UNSIGNED-PAYLOAD"
 
 
 def signed_headers(method: str, url: str, keys: Keys, region: str, now: datetime) -> dict[str, str]:
-    """The headers that make a request ours. ``now`` is in UTC."""
+    """Return the headers that sign a request. ``now`` is in UTC."""
     stamp = now.strftime("%Y%m%dT%H%M%SZ")
     headers = {"host": urlsplit(url).netloc, "x-amz-content-sha256": UNSIGNED, "x-amz-date": stamp}
     query = parse_qsl(urlsplit(url).query, keep_blank_values=True)
@@ -31,7 +31,7 @@ def signed_headers(method: str, url: str, keys: Keys, region: str, now: datetime
 
 
 def presigned(url: str, keys: Keys, region: str, life_s: int, now: datetime) -> str:
-    """A link that lets whoever has it GET the object for ``life_s`` seconds."""
+    """Return a link with which anyone can GET the object for ``life_s`` seconds."""
     stamp = now.strftime("%Y%m%dT%H%M%SZ")
     headers = {"host": urlsplit(url).netloc}
     query = [
@@ -45,8 +45,8 @@ def presigned(url: str, keys: Keys, region: str, life_s: int, now: datetime) -> 
     return f"{url}?{_query(query)}&X-Amz-Signature={signature}"
 
 
-def _signature(request: str, keys: Keys, region: str, stamp: str) -> str:
-    digest = hashlib.sha256(request.encode()).hexdigest()
+def _signature(canonical_request: str, keys: Keys, region: str, stamp: str) -> str:
+    digest = hashlib.sha256(canonical_request.encode()).hexdigest()
     key = f"AWS4{keys.secret}".encode()
     for part in (stamp[:8], region, "s3", "aws4_request"):
         key = hmac.digest(key, part.encode(), "sha256")
@@ -55,7 +55,7 @@ def _signature(request: str, keys: Keys, region: str, stamp: str) -> str:
 
 
 def _canonical(method: str, url: str, query: Sequence[tuple[str, str]], headers: Mapping[str, str]) -> str:
-    """A request in the one spelling that both sides sign."""
+    """Return the request in AWS's canonical form, which client and server both sign."""
     lines = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers))
     path = urlsplit(url).path or "/"
     return "\n".join([method, path, _query(sorted(query)), lines, _names(headers), UNSIGNED])

@@ -1,4 +1,4 @@
-"""Files into an S3 bucket: streamed from the disk in parallel, tried again, and a link for each. Blocks; for threads.
+"""Uploads to an S3 bucket: streamed from the disk, in parallel, with retries, and a link for each. Blocks; for threads.
 
 Uses the worker's own HTTP connections (:mod:`worker.net.connections`), not boto3: a job may name the server, so every
 connection's peer must be checked before a byte is sent, and a cancelled job must be able to close them all.
@@ -30,7 +30,7 @@ from worker.net.hosts import is_ip, is_named
 from worker.net.redact import redact_url
 from worker.net.retry import Budget, Retry, RetryReason
 from worker.s3.address import BucketAddress
-from worker.s3.errors import BucketError, refused, tag
+from worker.s3.errors import BucketError, bucket_error, tag
 from worker.s3.signature import presigned, signed_headers
 from worker.stop import Stop, StoppedError
 
@@ -45,21 +45,21 @@ RETRY = Retry(tries=5, longest_s=10.0, read_s=60.0)
 
 @dataclass(frozen=True)
 class Body:
-    """What is uploaded: a file on the disk, or bytes that were made here."""
+    """The content of an upload: a file on the disk, or bytes in memory."""
 
     size: int
     path: Path | None = None
     data: bytes | None = None
 
     def read(self) -> bytes:
-        """All of it."""
+        """Return the whole content."""
         if self.data is not None:
             return self.data
         assert self.path
         return self.path.read_bytes()
 
     def part(self, start: int, length: int) -> _Slice | io.BytesIO:
-        """A stream of ``length`` bytes from ``start``, whose length is known before it is read."""
+        """Return a stream of ``length`` bytes from ``start``, which supports ``len``."""
         if self.path is None:
             assert self.data is not None
             return io.BytesIO(self.data if length == self.size else self.data[start : start + length])
@@ -67,19 +67,19 @@ class Body:
 
 
 class _Slice:
-    """Part of a file as a stream of its own. No ``io`` class: requests would ask it where it stands."""
+    """Part of a file as a stream. Not an ``io`` class, because requests would call its ``tell``."""
 
     def __init__(self, path: Path, start: int, length: int) -> None:
         self._file = path.open("rb", buffering=0)
         self._file.seek(start)
-        self._left = self._length = length
+        self._remaining = self._length = length
 
     def __len__(self) -> int:
         return self._length
 
     def read(self, size: int = -1) -> bytes:
-        data = self._file.read(self._left if size < 0 else min(size, self._left))
-        self._left -= len(data)
+        data = self._file.read(self._remaining if size < 0 else min(size, self._remaining))
+        self._remaining -= len(data)
         return data
 
     def close(self) -> None:
@@ -87,7 +87,7 @@ class _Slice:
 
 
 class Link(NamedTuple):
-    """Where an uploaded file can be fetched; ``expires_s`` is None for a public address."""
+    """The address of an uploaded file; ``expires_s`` is None if it is public and does not expire."""
 
     url: str
     expires_s: int | None
@@ -98,8 +98,8 @@ class Bucket:
 
     Args:
         address: where it is.
-        peers: whom its connections may reach.
-        retry: how often and how long to try.
+        peers: the addresses that its connections may reach.
+        retry: number of tries, delays and timeouts.
     """
 
     def __init__(self, address: BucketAddress, peers: AllowedPeers = AllowedPeers.ANY, retry: Retry = RETRY) -> None:
@@ -107,10 +107,10 @@ class Bucket:
 
     @classmethod
     def of_a_job(cls, address: BucketAddress, private_hosts: tuple[str, ...], retry: Retry = RETRY) -> Bucket:
-        """A bucket that a job named: https and public, unless the operator's PRIVATE_HOSTS names its host.
+        """Return the bucket of a job's ``s3Config``: https and public, unless PRIVATE_HOSTS names its host.
 
         Raises:
-            WorkerError: INVALID_INPUT, it must not be asked.
+            WorkerError: INVALID_INPUT, the address is not allowed.
         """
         parts = urlsplit(address.base)
         if is_named(private_hosts, parts):
@@ -118,19 +118,20 @@ class Bucket:
         if parts.scheme != "https" or is_ip(parts.hostname or ""):
             raise WorkerError(
                 Code.INVALID_INPUT,
-                f"`s3Config.endpointUrl` is {redact_url(address.base)!r}, which is not an https address with a name",
-                "Use the store's https address, or let the operator name its host in PRIVATE_HOSTS.",
+                f"`s3Config.endpointUrl` is {redact_url(address.base)!r}, not an https address with a host name",
+                "Use the store's https address, or ask the operator to add its host to PRIVATE_HOSTS.",
                 details={"field": "s3Config.endpointUrl"},
             )
         return cls(address, AllowedPeers.PUBLIC, retry)
 
     def key(self, job_id: str, subfolder: str, filename: str) -> str:
-        """The key of a job's file: prefix, job, subfolder, name; no part of it can climb out of the job's own."""
-        parts = [self.address.prefix.strip("/"), _plain(job_id), *map(_plain, subfolder.split("/")), _plain(filename)]
+        """Return a file's key: prefix, job, subfolder, name. No part of it can lead out of the job's folder."""
+        names = [job_id, *subfolder.split("/"), filename]
+        parts = [self.address.prefix.strip("/"), *map(_safe_part, names)]
         return "/".join(part for part in parts if part)
 
     def link(self, key: str) -> Link:
-        """The address that the caller gets for an uploaded file."""
+        """Return the link to an uploaded file: public if the operator published the bucket, else presigned."""
         address = self.address
         if public := address.public_link(key):
             return Link(public, None)
@@ -140,16 +141,16 @@ class Bucket:
 
     @contextlib.contextmanager
     def uploads(self, stop: Stop) -> Iterator[Uploads]:
-        """Uploads of one job; at the block's end every one of them is done, or none goes on."""
-        running = Uploads(self, stop)
+        """Run one job's uploads. When the block ends, all have finished or have been stopped."""
+        uploads = Uploads(self, stop)
         try:
-            yield running
-            running.finish()
+            yield uploads
+            uploads.finish()
         finally:
-            running.close()
+            uploads.close()
 
 
-def _plain(part: str) -> str:
+def _safe_part(part: str) -> str:
     return "" if part in (".", "..") else re.sub(r"[\x00-\x1f\x7f/\\]", "_", part)
 
 
@@ -165,18 +166,18 @@ class Uploads:
         self._pending: set[Future[None]] = set()
 
     def put(self, key: str, body: Body, media_type: str) -> None:
-        """Begin an upload; waits while as many as may run do. Raises what one of them failed with."""
+        """Start an upload; wait while FILES_AT_ONCE of them run. Raises the error of any that failed."""
         while len(self._pending) >= FILES_AT_ONCE:
             self._wait_for_some()
         self._pending.add(self._files.submit(self._put, key, body, media_type))
 
     def finish(self) -> None:
-        """Wait until all are done. Raises what the first failed with."""
+        """Wait for all uploads. Raises the error of the first that failed."""
         while self._pending:
             self._wait_for_some()
 
     def close(self) -> None:
-        """End whatever still goes on, and every connection."""
+        """Stop all uploads and close all connections."""
         self._sockets.close_all()
         self._files.shutdown(wait=True, cancel_futures=True)
         for session in self._sessions:
@@ -187,44 +188,44 @@ class Uploads:
         for future in done:
             try:
                 future.result()
-            except BucketError as problem:
-                raise problem.error(self._bucket.address.bucket) from None
+            except BucketError as error:
+                raise error.worker_error(self._bucket.address.bucket) from None
         self._check()
 
     def _check(self) -> None:
-        if self._stop.is_set() or self._sockets.ended:
+        if self._stop.is_set() or self._sockets.closed:
             raise StoppedError
         if self._stop.remaining_s() <= 0:
-            raise WorkerError(Code.TIMEOUT, "the job's time was over while its results were uploaded")
+            raise WorkerError(Code.TIMEOUT, "the job ran out of time while its results were being uploaded")
 
     # ------------------------------------------------------------------ one file
 
     def _put(self, key: str, body: Body, media_type: str) -> None:
         url = self._bucket.address.url(key)
         if body.size <= SINGLE_PUT_BYTES:
-            self._ask("PUT", url, lambda: body.part(0, body.size), body.size, headers={"Content-Type": media_type})
+            self._request("PUT", url, lambda: body.part(0, body.size), body.size, headers={"Content-Type": media_type})
             return
-        answer = self._ask("POST", f"{url}?uploads=", headers={"Content-Type": media_type})
+        answer = self._request("POST", f"{url}?uploads=", headers={"Content-Type": media_type})
         upload = quote(tag(answer.content, "UploadId") or "", safe="-_.~")
         if not upload:
-            raise BucketError("the bucket began an upload without naming it", "Is this an S3-compatible address?")
+            raise BucketError("the bucket answered without an upload id", "Check that it is S3-compatible.")
         try:
             tags = self._put_parts(f"{url}?uploadId={upload}", body)
             self._complete(f"{url}?uploadId={upload}", tags)
         except BaseException:
             with contextlib.suppress(BucketError, StoppedError, WorkerError):
-                self._ask("DELETE", f"{url}?uploadId={upload}", tries=1)  # its parts would be paid for
+                self._request("DELETE", f"{url}?uploadId={upload}", tries=1)  # the bucket would charge for the parts
             raise
 
     def _put_parts(self, url: str, body: Body) -> list[str]:
-        """Send every part; their ETags, in order."""
+        """Send every part. Return their ETags in order."""
         length = max(PART_BYTES, math.ceil(body.size / MAX_PARTS))
         starts = range(0, body.size, length)
 
         def send(number: int) -> str:
             start = starts[number - 1]
             size = min(length, body.size - start)
-            answer = self._ask("PUT", f"{url}&partNumber={number}", lambda: body.part(start, size), size)
+            answer = self._request("PUT", f"{url}&partNumber={number}", lambda: body.part(start, size), size)
             return answer.headers.get("ETag", "")
 
         with ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="upload-part") as pool:
@@ -240,11 +241,11 @@ class Uploads:
             for number, etag in enumerate(tags, start=1)
         )
         xml = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
-        self._ask("POST", url, lambda: io.BytesIO(xml), len(xml), headers={"Content-Type": "application/xml"})
+        self._request("POST", url, lambda: io.BytesIO(xml), len(xml), headers={"Content-Type": "application/xml"})
 
     # ------------------------------------------------------------------ one request
 
-    def _ask(
+    def _request(
         self,
         method: str,
         url: str,
@@ -254,21 +255,21 @@ class Uploads:
         headers: dict[str, str] | None = None,
         tries: int | None = None,
     ) -> requests.Response:
-        """One request with its retries; the answer that was asked for, read to its end."""
+        """Send a request, with retries. Return its successful answer, read to the end."""
         retry = self._bucket.retry
         budget = Budget(retry if tries is None else retry.only(tries, not_found=False))
         while True:
             self._check()
             try:
-                return self._ask_once(method, url, body, size, headers or {})
+                return self._request_once(method, url, body, size, headers or {})
             except BucketError as error:
-                problem = error
-            delay = budget.delay_s(problem.again)
+                failure = error
+            delay = budget.delay_s(failure.retry_reason)
             if delay is None:
-                raise problem
+                raise failure
             self._sleep(delay)
 
-    def _ask_once(
+    def _request_once(
         self, method: str, url: str, body: Callable[[], _Slice | io.BytesIO] | None, size: int, headers: dict[str, str]
     ) -> requests.Response:
         bucket = self._bucket
@@ -281,19 +282,19 @@ class Uploads:
                 )
             except BlockedAddressError as error:
                 raise BucketError(
-                    str(error).replace("the link leads", "the bucket's name leads"),
-                    "Use a public address, or let the operator name its host in PRIVATE_HOSTS.",
+                    str(error).replace("the link leads", "the bucket's host name leads"),
+                    "Use a public address, or ask the operator to add its host to PRIVATE_HOSTS.",
                 ) from None
             except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ConnectionsClosedError) as error:
                 self._check()
-                raise _network_problem(error) from None
-        failed_late = method == "POST" and tag(answer.content, "Code")  # a long completion fails after its 200
+                raise _network_error(error) from None
+        failed_late = method == "POST" and tag(answer.content, "Code")  # CompleteMultipartUpload may fail after its 200
         if answer.ok and not failed_late:
             return answer
-        raise refused(500 if answer.ok else answer.status_code, answer.content, bucket.address.bucket)
+        raise bucket_error(500 if answer.ok else answer.status_code, answer.content, bucket.address.bucket)
 
     def _session(self) -> requests.Session:
-        """This thread's own: requests' are not for several at once."""
+        """Return this thread's session; those of requests are not thread-safe."""
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None:
             session = self._local.session = new_session(self._bucket.peers, self._sockets)
@@ -302,18 +303,18 @@ class Uploads:
 
     def _sleep(self, seconds: float) -> None:
         until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
+        while (remaining := until - time.monotonic()) > 0:
             self._check()
-            time.sleep(min(POLL_S, left))
+            time.sleep(min(POLL_S, remaining))
 
 
-def _network_problem(error: BaseException) -> BucketError:
+def _network_error(error: BaseException) -> BucketError:
     if isinstance(error, FileNotFoundError):
-        return BucketError("a result file was gone before it was uploaded", "Send the job again.")
+        return BucketError("a result file was deleted before it was uploaded", "Send the job again.")
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return BucketError("the bucket's TLS certificate cannot be verified", "Check BUCKET_ENDPOINT_URL.")
     if "NameResolutionError" in str(error):
-        return BucketError("the bucket's host name is not known", "Check BUCKET_ENDPOINT_URL.", RetryReason.SERVER)
+        return BucketError("the bucket's host name is unknown", "Check BUCKET_ENDPOINT_URL.", RetryReason.SERVER)
     kind = "did not answer in time" if isinstance(error, requests.Timeout) else f"broke ({type(error).__name__})"
     hint = "Check BUCKET_ENDPOINT_URL and the network; then send the job again."
     return BucketError(f"the connection to the bucket {kind}", hint, RetryReason.SERVER)

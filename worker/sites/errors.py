@@ -95,7 +95,7 @@ def _rate_limited(site: str, answer: HttpAnswer) -> SiteError:
 
 
 def _quoted(answer: HttpAnswer) -> str:
-    return f": “{answer.says}”" if answer.says else ""
+    return f": “{answer.message}”" if answer.message else ""
 
 
 def _auth_hint(site: str, with_token: bool) -> str:
@@ -117,7 +117,7 @@ def _unauthorized(site: str, answer: HttpAnswer) -> SiteError:
 
 def _forbidden(site: str, answer: HttpAnswer) -> SiteError:
     name, deadline = SITE_NAMES[site], answer.json.get("deadline")
-    if deadline or "early access" in answer.says.lower():
+    if deadline or "early access" in answer.message.lower():
         until = f" until {plain(str(deadline), 40)}" if deadline else ""
         what = f"this file is in early access{until}"
         return SiteError(Code.MODEL_FORBIDDEN, what, hint="Buy access on the model's page, or wait.", status=403)
@@ -125,7 +125,7 @@ def _forbidden(site: str, answer: HttpAnswer) -> SiteError:
         what = f"{name} refused with a web page (403 {answer.content_type or 'without a type'}), as its firewall does"
         hint = "Send the job again later. If it keeps failing, this data centre's addresses may be blocked."
         return SiteError(Code.MODEL_FORBIDDEN, what, hint=hint, status=403)
-    kind = "" if answer.says else f" (403 {answer.content_type or 'without a body type'})"
+    kind = "" if answer.message else f" (403 {answer.content_type or 'without a body type'})"
     return SiteError(Code.MODEL_FORBIDDEN, f"{name} denies access to this file{kind}{_quoted(answer)}", status=403)
 
 
