@@ -63,6 +63,7 @@ class S3Server:
     stall: list[float] = field(default_factory=list)
     """The next requests are answered so many seconds late."""
     seen: list[Seen] = field(default_factory=list)
+    _cleared: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> S3Server:
         port = _free_port()
@@ -125,6 +126,8 @@ class S3Server:
         """No faults, nothing seen, an empty bucket, signatures not checked."""
         for each in (self.answers, self.cut_after, self.stall, self.seen):
             each.clear()
+        self._cleared.set()
+        self._cleared = threading.Event()
         self.check_signatures(False)
         for key in self.keys():
             self._client("s3").delete_object(Bucket=BUCKET, Key=key)
@@ -189,7 +192,7 @@ def _handler(server: S3Server) -> type[BaseHTTPRequestHandler]:
                 return
             body = self.rfile.read(length)
             if server.stall:
-                time.sleep(server.stall.pop(0))
+                server._cleared.wait(server.stall.pop(0))
                 if not any(each is seen for each in server.seen):
                     return  # cleared meanwhile: of a test that has ended, and its object must not turn up in the next
             if server.answers:

@@ -16,7 +16,7 @@ QUIET_S = 0.3  # idle for this long: the SDK counts a job only a moment after ta
 
 
 def exit_after_sdk_shutdown(end: Callable[[], None]) -> None:
-    """Call ``end``, from a thread, once the SDK was asked to shut down and has delivered its job."""
+    """Make the SDK's shutdown call ``end``, from a thread, once its job has been delivered."""
     from runpod.serverless.modules.rp_scale import JobScaler  # noqa: PLC0415 - importing the SDK takes over a second
 
     sdk_kill_worker = JobScaler.kill_worker

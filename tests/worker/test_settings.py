@@ -12,6 +12,12 @@ import pytest
 from worker.settings import REPO_ROOT, SETTINGS, SIMULATOR_PATH, Settings, SettingsError
 
 SECRET = "tok-1234567890"
+BUCKET = {
+    "BUCKET_ENDPOINT_URL": "https://s3.example.com",
+    "BUCKET_ACCESS_KEY_ID": "AK-test",
+    "BUCKET_SECRET_ACCESS_KEY": "SK-test",
+    "BUCKET_NAME": "pics",
+}
 NOT_OURS = {  # read by start.sh, and by RunPod's SDK
     "COMFYUI_API_NODES",
     "GPU_CHECK_TIMEOUT_S",
@@ -102,3 +108,30 @@ def test_secrets_do_not_show():
     settings = Settings.from_environ({"CIVITAI_TOKEN": SECRET, "HF_TOKEN": SECRET})
     assert SECRET not in repr(settings)
     assert settings.secrets == (SECRET, SECRET)
+
+
+@pytest.mark.parametrize("missing", list(BUCKET))
+def test_half_a_bucket_stops_the_start(missing):
+    with pytest.raises(SettingsError, match=missing) as caught:
+        Settings.from_environ({name: value for name, value in BUCKET.items() if name != missing})
+    assert "SK-test" not in str(caught.value)
+
+
+def test_a_whole_bucket_starts_and_shows_no_secret():
+    settings = Settings.from_environ({**BUCKET, "BUCKET_PREFIX": "a/", "BUCKET_LINK_LIFE_S": "600"})
+    assert settings.bucket is not None
+    assert (settings.bucket.prefix, settings.bucket.link_life_s) == ("a/", 600)
+    assert Settings.from_environ({}).bucket is None
+    for shown in (repr(settings), repr(settings.bucket)):
+        assert "SK-test" not in shown
+        assert "AK-test" not in shown
+    assert {"SK-test", "AK-test"} <= set(settings.secrets)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("RESULT_TO", "s3"), ("RESULT_TO", "ftp"), ("BUCKET_LINK_LIFE_S", "9999999"), ("RESULT_QUALITY", "0")],
+)
+def test_settings_that_cannot_be_used_are_named(name, value):
+    with pytest.raises(SettingsError, match=name):
+        Settings.from_environ({name: value})

@@ -1,3 +1,5 @@
+"""Nothing that looks like a secret is shown, and other text stays as it is."""
+
 from __future__ import annotations
 
 import logging
@@ -38,7 +40,7 @@ def test_harmless_text_stays_as_it_is():
         "https://civitai.com/api/download/models/5?type=Model&fileId=7",
         "policymaker.safetensors",
     ):
-        assert "***" not in redact(text) or "token count" in text
+        assert redact(text) == text
 
 
 def test_known_values_are_hidden_wherever_they_stand():

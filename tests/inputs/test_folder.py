@@ -7,11 +7,7 @@ import os
 import pytest
 
 from worker.errors import WorkerError
-from worker.inputs.files import InputFiles, input_folder, rename_inputs
 from worker.inputs.folder import STORE, InputFolder
-from worker.job import InputFile
-from worker.settings import SIMULATOR_PATH, Settings
-from worker.stop import Stop
 
 
 @pytest.fixture
@@ -62,17 +58,6 @@ def test_a_file_that_was_there_before_is_never_touched(folder):
     assert actual.endswith(".png")
     assert (folder.root / actual).read_bytes() == b"ours"
     assert put(folder, "example.png", b"theirs") == {}
-
-
-def test_a_prompt_is_given_the_other_name():
-    prompt = {
-        "1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}},
-        "2": {"class_type": "LoadImageMask", "inputs": {"image": "a.png [input]", "channel": "red", "x": ["1", 0]}},
-    }
-    renamed = rename_inputs(prompt, {"a.png": "a.1.png"})
-    assert renamed["1"]["inputs"]["image"] == "a.1.png"
-    assert renamed["2"]["inputs"] == {"image": "a.1.png [input]", "channel": "red", "x": ["1", 0]}
-    assert prompt["1"]["inputs"]["image"] == "a.png"
 
 
 def test_past_the_budget_what_was_used_longest_ago_goes_with_its_names(folder):
@@ -131,28 +116,3 @@ def test_without_hard_links_it_works_as_well(folder, monkeypatch):
     assert (folder.root / "a.png").read_bytes() == b"two"
     put(folder, "big.png", b"y" * 1100)
     assert names(folder) == {"big.png"}
-
-
-def test_all_files_of_a_job_together_are_bounded(tmp_path):
-    env = {
-        "COMFYUI_PATH": str(SIMULATOR_PATH),
-        "COMFYUI_ARGS": f"--base-directory {tmp_path}",
-        "INPUT_LIMIT_MB": "0.001",
-    }
-    inputs = InputFiles(Settings.from_environ(env))
-    files = [InputFile("a.png", b"x" * 600), InputFile("b.png", b"y" * 600)]
-    with pytest.raises(WorkerError, match=r"INPUT_LIMIT_MB is 0\.001"):
-        inputs.download(files, Stop())
-    assert len(inputs.download(files[:1], Stop())) == 1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [("", "checkout/input"), ("--input-directory {}/in", "in"), ("--base-directory={}/b", "b/input"), ("--cpu", None)],
-)
-def test_the_folder_is_the_one_that_comfyui_is_started_with(tmp_path, arguments, expected):
-    (tmp_path / "checkout").mkdir()
-    (tmp_path / "checkout" / "main.py").touch()
-    env = {"COMFYUI_PATH": str(tmp_path / "checkout"), "COMFYUI_ARGS": arguments.format(tmp_path)}
-    assert input_folder(Settings.from_environ(env)) == tmp_path / (expected or "checkout/input")
-    assert input_folder(Settings.from_environ({**env, "COMFYUI_URL": "http://127.0.0.1:1"})) is None
