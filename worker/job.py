@@ -172,18 +172,18 @@ def _untransportable(value: Any, path: str) -> Iterator[tuple[str, str]]:
 
 def _from_official(fields: dict[str, Any]) -> dict[str, Any]:
     """Convert a job from worker-comfyui's format to ours."""
-    ours = {name: value for name, value in fields.items() if name not in OFFICIAL_FIELDS}
+    converted = {name: value for name, value in fields.items() if name not in OFFICIAL_FIELDS}
     if "prompt" in fields:
         raise _invalid("workflow", "and `prompt` are both set", "Send only one of them.")
-    ours["prompt"] = fields["workflow"]
+    converted["prompt"] = fields["workflow"]
     images = fields.get("images") or []
     if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
         raise _invalid("images", "must be a list of {name, image} objects")
     if images:
-        ours["files"] = [{"name": image.get("name"), "b64": image.get("image")} for image in images]
+        converted["files"] = [{"name": image.get("name"), "b64": image.get("image")} for image in images]
     if key := fields.get("comfy_org_api_key"):
-        ours["extra_data"] = {**_typed(fields, "extra_data", dict, {}), "api_key_comfy_org": key}
-    return ours
+        converted["extra_data"] = {**_typed(fields, "extra_data", dict, {}), "api_key_comfy_org": key}
+    return converted
 
 
 def _check_known(fields: dict[str, Any]) -> None:

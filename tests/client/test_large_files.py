@@ -93,7 +93,7 @@ part, url = Path(sys.argv[1]), sys.argv[2]
 
 def work():
     with InputLinks((url.split("/")[2],), Stop()) as links:
-        return links.fetch(url, "files[0].url", part, 2**40)
+        return links.download(url, "files[0].url", part, 2**40)
 
 measured(work)
 """

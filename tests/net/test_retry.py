@@ -1,4 +1,4 @@
-"""How often a failed request is sent again, and how long after, by the kind of failure."""
+"""The kind of failure decides how often a request is sent again, and after which delay."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from worker.runpod_sdk.rejected_results import LARGE_BYTES, rejection_error, rep
 
 
 def posts_after(status: int, body: object) -> list:
-    """What an SDK posts whose first post is answered so."""
+    """Return what the SDK posts when its first post of ``body`` is answered with ``status``."""
     posts = []
 
     async def transmit(client_session, url, job_data):

@@ -1,4 +1,4 @@
-"""Where a link or a redirect may lead a download: to public addresses, and to what the operator named."""
+"""A link or a redirect leads a download only to public addresses, and to what the operator named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What threads have freed does not stay with the process."""
+"""Memory that threads have freed does not stay with the process."""
 
 from __future__ import annotations
 

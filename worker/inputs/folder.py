@@ -93,10 +93,10 @@ class InputFolder:
         """
         renamed: dict[str, str] = {}
         with self._lock:
-            ours = self._inodes()
+            stored = self._inodes()
             for name, content in inputs:
                 try:
-                    actual = self._link_input(name, content, ours)
+                    actual = self._link_input(name, content, stored)
                 except OSError as error:
                     raise _disk_error(error) from error
                 if actual != name:
@@ -104,11 +104,11 @@ class InputFolder:
             self._shrink({content.path for _, content in inputs})
         return renamed
 
-    def _link_input(self, name: str, content: Content, ours: set[tuple[int, int]]) -> str:
+    def _link_input(self, name: str, content: Content, stored: set[tuple[int, int]]) -> str:
         target = self._target(name)
         if target.is_dir():
             raise _bad_name(name, "is a folder on this worker")
-        if not os.path.lexists(target) or self._is_ours(target, ours):
+        if not os.path.lexists(target) or self._is_ours(target, stored):
             _link(content.path, target)
             return name
         if _has_content(target, content):
@@ -130,11 +130,11 @@ class InputFolder:
             raise _bad_name(name, "needs a folder where this worker has a file") from None
         return folder / target.name
 
-    def _is_ours(self, target: Path, ours: set[tuple[int, int]]) -> bool:
+    def _is_ours(self, target: Path, stored: set[tuple[int, int]]) -> bool:
         if target.is_symlink():
             return Path(os.path.realpath(target)).is_relative_to(self.store.resolve())
         info = target.stat()
-        return (info.st_dev, info.st_ino) in ours
+        return (info.st_dev, info.st_ino) in stored
 
     def _inodes(self) -> set[tuple[int, int]]:
         return {(info.st_dev, info.st_ino) for _, info in self._contents()}
