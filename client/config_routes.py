@@ -1,4 +1,4 @@
-"""What Remote Config reads, changes and tests. Keys go in and never come out."""
+"""Reads, changes and tests the settings of Remote Config. Keys are never returned."""
 
 from __future__ import annotations
 
@@ -7,37 +7,40 @@ import threading
 from dataclasses import asdict
 from typing import Any
 
-from .comfyui.access import Answer
+from .comfyui.access import HttpError
 from .runpod.client import EndpointError, RunPodClient, Target
-from .sending.prompt import PromptProblem
+from .sending.prompt import PromptError
 from .sending.submission import target_of
-from .sending.uploads import UploadProblem, check
+from .sending.uploads import InputUploadError, check_bucket
 from .settings.bucket import BucketConfig
 from .settings.config import Config, ConfigError, check_key, parse_endpoint
 
 
-class Dialog:
-    """The routes behind the dialog."""
+class ConfigRoutes:
+    """The routes of the Remote Config dialog."""
 
     def __init__(self, config: Config, buckets: BucketConfig, client: RunPodClient) -> None:
         self._config, self._buckets, self._client = config, buckets, client
 
-    def told(self) -> dict[str, Any]:
-        """Everything but the keys."""
+    def public(self) -> dict[str, Any]:
+        """Return the settings without the keys."""
         settings = self._config.settings
         source = self._config.key_source(settings.endpoint)
         key = {"configured": source is not None, "source": source}
-        return {**asdict(settings), "key": key, "bucket": self._buckets.told()}
+        return {**asdict(settings), "key": key, "bucket": self._buckets.public()}
 
     def change(self, body: dict[str, Any]) -> dict[str, Any]:
-        """``POST /remote/config``: changes; ``api_key`` and ``bucket`` set those, ``forget_key`` and ``forget_bucket``
-        remove them."""
+        """Answer ``POST /remote/config``. ``forget_key`` and ``forget_bucket`` remove what is saved.
+
+        Raises:
+            HttpError: a value cannot be used.
+        """
         changes = dict(body)
         key, bucket = changes.pop("api_key", None), changes.pop("bucket", None)
         forget_key, forget_bucket = changes.pop("forget_key", False), changes.pop("forget_bucket", False)
         try:
             if isinstance(bucket, dict):
-                self._buckets.change(bucket)  # first: it is what most likely is refused, and then nothing is changed
+                self._buckets.change(bucket)  # first: it is the likeliest to be rejected, and then nothing has changed
             self._config.change(changes)
             if forget_key is True:
                 self._config.forget_key()
@@ -46,18 +49,18 @@ class Dialog:
             if isinstance(key, str) and key.strip():
                 self._config.set_key(key, self._config.settings.endpoint)
         except ConfigError as error:
-            raise Answer(400, {"error": str(error)}) from None
-        return self.told()
+            raise HttpError(400, {"error": str(error)}) from None
+        return self.public()
 
     async def test(self, body: dict[str, Any]) -> dict[str, Any]:
-        """``POST /remote/test``: whether what is in the dialog would work, in words; nothing is kept."""
+        """Answer ``POST /remote/test``: try the values in the dialog, without saving them."""
         try:
             health = await self._client.health(self._target_to_test(body))
             bucket = self._buckets.bucket(body.get("bucket"))
             if bucket is not None:
-                await asyncio.to_thread(check, bucket, threading.Event())
-        except (PromptProblem, EndpointError, UploadProblem) as problem:
-            return {"ok": False, "message": problem.message}
+                await asyncio.to_thread(check_bucket, bucket, threading.Event())
+        except (PromptError, EndpointError, InputUploadError) as error:
+            return {"ok": False, "message": error.message}
         except ConfigError as error:
             return {"ok": False, "message": str(error)}
         return {"ok": True, "message": health_message(health) + (" The bucket works." if bucket else "")}
@@ -69,7 +72,7 @@ class Dialog:
 
 
 def health_message(health: dict[str, Any]) -> str:
-    """RunPod's ``/health`` as a sentence."""
+    """Return RunPod's ``/health`` as a sentence."""
     workers, jobs = health.get("workers"), health.get("jobs")
     if not isinstance(workers, dict):
         return "The endpoint answers."

@@ -1,4 +1,4 @@
-"""The jobs on disk: a row is written before the browser hears of the job, so that nothing paid for is forgotten."""
+"""The jobs on disk. A row is written before the job is sent, so that no paid job is lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KEPT_S = 7 * 24 * 3600
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked, as it was asked; never changes."""
+    """The prompt of a job as it was queued; never changes."""
 
     prompt: dict[str, Any]
     extra_data: dict[str, Any]
@@ -25,8 +25,8 @@ class Request:
 
 
 @dataclass
-class Job:
-    """One job's life. Times are seconds since the epoch, since they outlive the process."""
+class RemoteJob:
+    """One job and its state. Times are seconds since the epoch, since they outlive the process."""
 
     prompt_id: str
     number: float
@@ -47,18 +47,18 @@ class Job:
     error_code: str = ""
     error_node: str = ""
     files: list[dict[str, Any]] = field(default_factory=list)
-    """Each result: where it was put, under which hash; written here before the file is."""
+    """Path and hash of each result; stored before the file is written."""
     outputs: dict[str, Any] = field(default_factory=dict)
-    """Per node, what ComfyUI's ``executed`` event says of it."""
-    shown: bool = False
+    """Per node, the output of ComfyUI's ``executed`` event."""
+    delivered_to_tab: bool = False
 
     @property
     def is_over(self) -> bool:
-        """Nothing more will happen to it."""
+        """True once the job has ended."""
         return self.state in OVER
 
     def public(self) -> dict[str, Any]:
-        """What a browser may know."""
+        """Return the fields that a browser may see."""
         names = (
             "prompt_id", "number", "client_id", "state", "phase", "message", "percent", "created", "started", "ended",
             "cancel_wanted", "error", "error_code", "error_node", "outputs",
@@ -66,14 +66,15 @@ class Job:
         return {**{name: getattr(self, name) for name in names}, "workflow_id": self.request.workflow_id}
 
 
-_MUTABLE = [item.name for item in fields(Job) if item.name not in ("prompt_id", "request")]
+_STORED_NAMES = {item.name: item.name for item in fields(RemoteJob) if item.name not in ("prompt_id", "request")}
+_STORED_NAMES["delivered_to_tab"] = "shown"  # the name in existing databases, which older versions read
 
 
 class JobTable:
     """A SQLite file. Used from ComfyUI's event loop and from the thread that saves results."""
 
     def __init__(self, path: Path) -> None:
-        path.touch(mode=0o600)  # before SQLite makes it, and its siblings after it, readable for all
+        path.touch(mode=0o600)  # SQLite would create it, and the files beside it, readable for all
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute(
@@ -82,40 +83,41 @@ class JobTable:
         )
         self._db.execute("DELETE FROM jobs WHERE over = 1 AND created < ?", (time.time() - _KEPT_S,))
 
-    def add(self, job: Job) -> None:
+    def add(self, job: RemoteJob) -> None:
         """Write a new job."""
         self._db.execute(
             "INSERT INTO jobs VALUES (?, ?, ?, ?, ?)",
-            (job.prompt_id, job.created, job.is_over, json.dumps(asdict(job.request)), _life(job)),
+            (job.prompt_id, job.created, job.is_over, json.dumps(asdict(job.request)), _state_of(job)),
         )
 
-    def save(self, job: Job) -> None:
-        """Write what has changed."""
+    def save(self, job: RemoteJob) -> None:
+        """Write the job's current state."""
         self._db.execute(
-            "UPDATE jobs SET over = ?, life = ? WHERE prompt_id = ?", (job.is_over, _life(job), job.prompt_id)
+            "UPDATE jobs SET over = ?, life = ? WHERE prompt_id = ?", (job.is_over, _state_of(job), job.prompt_id)
         )
 
-    def remove(self, job: Job) -> None:
-        """Forget a job that was never taken."""
+    def remove(self, job: RemoteJob) -> None:
+        """Remove a job that the endpoint did not accept."""
         self._db.execute("DELETE FROM jobs WHERE prompt_id = ?", (job.prompt_id,))
 
-    def load(self) -> list[Job]:
-        """Every job, oldest first; a row that cannot be read is left where it is."""
+    def load(self) -> list[RemoteJob]:
+        """Return every job, oldest first; unreadable rows are skipped and left in place."""
         rows = self._db.execute("SELECT prompt_id, request, life FROM jobs ORDER BY created").fetchall()
-        return [job for row in rows if (job := _job(*row)) is not None]
+        return [job for row in rows if (job := _job_of(*row)) is not None]
 
     def close(self) -> None:
         """Close the file; idempotent."""
         self._db.close()
 
 
-def _life(job: Job) -> str:
-    return json.dumps({name: getattr(job, name) for name in _MUTABLE})
+def _state_of(job: RemoteJob) -> str:
+    return json.dumps({stored: getattr(job, name) for name, stored in _STORED_NAMES.items()})
 
 
-def _job(prompt_id: str, request: str, life: str) -> Job | None:
+def _job_of(prompt_id: str, request: str, state: str) -> RemoteJob | None:
     try:
-        known = {name: value for name, value in json.loads(life).items() if name in _MUTABLE}
-        return Job(prompt_id=prompt_id, request=Request(**json.loads(request)), **known)
+        values = json.loads(state)
+        known = {name: values[stored] for name, stored in _STORED_NAMES.items() if stored in values}
+        return RemoteJob(prompt_id=prompt_id, request=Request(**json.loads(request)), **known)
     except (ValueError, TypeError):
         return None

@@ -1,7 +1,7 @@
 """The Remote Sink: ``POST /remote/save`` writes pictures into ``./remote_results``, a node loads the newest of them.
 
-Part of the pack, and complete alone: this one file dropped into ``custom_nodes/`` is a working sink. Whoever can reach
-the port can call the route, so nothing in a request is trusted: not its origin, its size, its names or its pictures.
+Part of the pack, and complete alone: this one file dropped into ``custom_nodes/`` is a working sink. Every program that
+reaches the port can call the route, so a request's origin, size, names and pictures are all checked.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from PIL import Image, ImageOps
 try:
     import folder_paths
     from server import PromptServer
-except ImportError:  # read by a test or a tool, with no ComfyUI around it
+except ImportError:  # imported by a test or a tool, outside ComfyUI
     folder_paths = PromptServer = None
 
 ROUTE = "/remote/save"
@@ -38,49 +38,52 @@ FOLDER = "remote_results"
 MAX_BODY_BYTES = 128 * 1024 * 1024
 MAX_PICTURE_BYTES = 64 * 1024 * 1024
 MAX_PICTURES = 256
-MAX_PIXELS = 120_000_000  # decoded, that is 480 MB: larger than any honest picture, smaller than a bomb
+MAX_PIXELS = 120_000_000  # decoded, that is 480 MB: more than real pictures have, less than a decompression bomb
 EXTENSIONS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "GIF": ".gif"}
 
 log = logging.getLogger("remote_serverless")
 
 
-class Refused(Exception):
-    """A request that is not served: the HTTP status and a sentence for people."""
+class RejectedError(Exception):
+    """A request or a file is rejected: the HTTP status and a sentence for the user."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status, self.message = status, message
 
     def response(self) -> web.Response:
-        """The refusal as JSON."""
+        """Return the error as JSON."""
         return web.json_response({"error": self.message}, status=self.status)
 
 
-# -- who may ask --------------------------------------------------------------------------------------------------
+# -- callers ------------------------------------------------------------------------------------------------------
 
 
 def check_caller(request: web.Request) -> None:
-    """Refuse other websites, whatever ComfyUI itself lets through.
+    """Reject other websites, even those that ComfyUI itself allows.
 
-    A foreign page names itself in ``Origin`` or ``Sec-Fetch-Site``; one that rebinds its DNS name to this machine is
-    known by its ``Host``, which then is a name instead of this machine's address.
+    The browser names a foreign page in ``Origin`` or ``Sec-Fetch-Site``. A page that rebinds its DNS name to this
+    machine has that name in ``Host`` instead of this machine's address.
+
+    Raises:
+        RejectedError: the request comes from another website.
     """
     host = request.headers.get("Host", "")
     if not _is_own_host(host, request):
-        raise Refused(
-            403, f"Host {host[:100]!r} is not an address of this ComfyUI. REMOTE_SERVERLESS_HOSTS allows names."
+        raise RejectedError(
+            403, f"Host {host[:100]!r} is not an address of this ComfyUI. To allow it, set REMOTE_SERVERLESS_HOSTS."
         )
     origin = request.headers.get("Origin")
     if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
-        raise Refused(403, "Pages of other origins may not call this.")
+        raise RejectedError(403, "Pages of other origins may not call this.")
     if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
-        raise Refused(403, "Pages of other sites may not call this.")
+        raise RejectedError(403, "Pages of other sites may not call this.")
 
 
 def check_json(request: web.Request) -> None:
-    """Refuse what a plain HTML form could send without the browser asking first."""
+    """Raise RejectedError for content types that a plain HTML form can send without a CORS preflight."""
     if request.content_type != "application/json":
-        raise Refused(415, "Send the body as Content-Type: application/json.")
+        raise RejectedError(415, "Send the body as Content-Type: application/json.")
 
 
 def _is_own_host(host: str, request: web.Request) -> bool:
@@ -105,8 +108,12 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 async def read_json(request: web.Request, limit: int) -> dict[str, Any]:
-    """The body as a JSON object, never more than ``limit`` bytes of it in memory."""
-    too_large = Refused(413, f"The body is larger than {limit // 2**20} MB.")
+    """Read the body as a JSON object, with at most ``limit`` bytes in memory.
+
+    Raises:
+        RejectedError: the body is larger, or not a JSON object.
+    """
+    too_large = RejectedError(413, f"The body is larger than {limit // 2**20} MB.")
     if (request.content_length or 0) > limit:
         raise too_large
     body = bytearray()
@@ -117,31 +124,39 @@ async def read_json(request: web.Request, limit: int) -> dict[str, Any]:
     try:
         value = await asyncio.to_thread(json.loads, bytes(body))
     except (ValueError, RecursionError):
-        raise Refused(400, "The body is not valid JSON.") from None
+        raise RejectedError(400, "The body is not valid JSON.") from None
     if not isinstance(value, dict):
-        raise Refused(400, "The body must be a JSON object.")
+        raise RejectedError(400, "The body must be a JSON object.")
     return value
 
 
-# -- what is a picture --------------------------------------------------------------------------------------------
+# -- pictures ----------------------------------------------------------------------------------------------------
 
 
 def decode_base64(text: Any, limit: int = MAX_PICTURE_BYTES) -> bytes:
-    """The bytes behind base64 text or a data-URI."""
+    """Decode base64 text or a data URI.
+
+    Raises:
+        RejectedError: it is neither, or too large.
+    """
     if not isinstance(text, str):
-        raise Refused(400, "`b64` must be the picture's bytes in base64.")
+        raise RejectedError(400, "`b64` must be the picture's bytes in base64.")
     if text.startswith("data:"):
         text = text.partition(",")[2]
     if len(text) > limit * 4 // 3 + 1024:
-        raise Refused(413, f"A picture is larger than {limit // 2**20} MB.")
+        raise RejectedError(413, f"A picture is larger than {limit // 2**20} MB.")
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
-        raise Refused(400, "`b64` is not valid base64.") from None
+        raise RejectedError(400, "`b64` is not valid base64.") from None
 
 
 def check_picture(data: bytes | Path) -> tuple[str, int, int]:
-    """Extension, width and height, read from the header alone: a bomb is refused before anything is decoded."""
+    """Return extension, width and height from the header alone, so that a bomb is never decoded.
+
+    Raises:
+        RejectedError: it is not a picture, or has too many pixels.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -149,11 +164,11 @@ def check_picture(data: bytes | Path) -> tuple[str, int, int]:
             with Image.open(source, formats=tuple(EXTENSIONS)) as picture:
                 kind, (width, height) = picture.format or "", picture.size
     except Image.DecompressionBombError:
-        raise Refused(413, "A picture has more pixels than can be safe.") from None
-    except Exception as error:  # Pillow's readers raise whatever a broken header makes them
-        raise Refused(415, "Only PNG, JPEG, WebP and GIF pictures are taken.") from error
+        raise RejectedError(413, "A picture has more pixels than is safe.") from None
+    except Exception as error:  # Pillow's readers raise many types on a broken header
+        raise RejectedError(415, "Only PNG, JPEG, WebP and GIF pictures are accepted.") from error
     if width * height > MAX_PIXELS:
-        raise Refused(413, f"A picture has {width} x {height} pixels, more than can be safe.")
+        raise RejectedError(413, f"A picture has {width} x {height} pixels, more than is safe.")
     return EXTENSIONS[kind], width, height
 
 
@@ -161,12 +176,12 @@ def check_picture(data: bytes | Path) -> tuple[str, int, int]:
 
 
 def results_folder() -> Path:
-    """``remote_results`` beside ComfyUI's ``main.py``."""
+    """Return ``remote_results`` in ComfyUI's base folder."""
     return Path(folder_paths.base_path) / FOLDER
 
 
 def plain_name(name: Any, extension: str) -> str:
-    """A file name that stays in its folder on every system, with the extension that the content has."""
+    """Return a file name without a folder, valid on every system, with the extension of the content."""
     stem = re.split(r"[\\/]", name)[-1] if isinstance(name, str) else ""
     stem = stem.rpartition(".")[0] or stem
     stem = re.sub(r'[\x00-\x1f\x7f<>:"|?*]', "_", stem).encode("utf-8", "ignore")[:120].decode("utf-8", "ignore")
@@ -177,7 +192,7 @@ def plain_name(name: Any, extension: str) -> str:
 
 
 def write_once(path: Path, data: bytes) -> bool:
-    """Write a whole file or none; False when the name is taken. Nothing that was there is ever replaced."""
+    """Write a whole file or none. Return False if the name is taken; no file is ever replaced."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(prefix=".part-", dir=path.parent)
     try:
@@ -185,20 +200,20 @@ def write_once(path: Path, data: bytes) -> bool:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        return place_part(Path(part), path)
+        return finish_part(Path(part), path)
     finally:
         Path(part).unlink(missing_ok=True)
 
 
-def place_part(part: Path, target: Path) -> bool:
-    """Give a part that is whole its name and the usual rights; False when the name is taken."""
+def finish_part(part: Path, target: Path) -> bool:
+    """Give a complete part its name and the usual permissions. Return False if the name is taken."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    part.chmod(_MODE)  # mkstemp makes it private, ComfyUI's own files are not
-    return place_once(part, target)
+    part.chmod(_MODE)  # mkstemp makes it private, unlike ComfyUI's own files
+    return link_once(part, target)
 
 
-def place_once(source: Path, target: Path) -> bool:
-    """Give a whole file a second name; where the disk has no links, copy it. False when the name is taken."""
+def link_once(source: Path, target: Path) -> bool:
+    """Hard-link a file, or copy it if the disk has no links. Return False if the name is taken."""
     try:
         os.link(source, target)
     except FileExistsError:
@@ -218,11 +233,11 @@ def _usual_mode() -> int:
     return 0o666 & ~mask
 
 
-_MODE = _usual_mode()  # once, at import: for a moment it changes the whole process
+_MODE = _usual_mode()  # only at import: reading the umask changes it for a moment
 
 
 def free_names(name: str) -> Any:
-    """``a.png``, ``a_2.png``, ``a_3.png``, ..."""
+    """Yield ``a.png``, ``a_2.png``, ``a_3.png``, ..."""
     path, count = Path(name), 1
     while True:
         yield name if count == 1 else f"{path.stem}_{count}{path.suffix}"
@@ -230,11 +245,15 @@ def free_names(name: str) -> Any:
 
 
 def save_pictures(items: Any, folder: Path) -> list[str]:
-    """Check every picture, then write them all; the names that they got."""
+    """Check every picture, then write them all. Return their names.
+
+    Raises:
+        RejectedError: one of them is not accepted; none is written.
+    """
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise Refused(400, '`images` must be a list of objects: {"images": [{"b64": "...", "filename": "..."}]}.')
+        raise RejectedError(400, '`images` must be a list of objects: {"images": [{"b64": "...", "filename": "..."}]}.')
     if len(items) > MAX_PICTURES:
-        raise Refused(413, f"More than {MAX_PICTURES} pictures in one request.")
+        raise RejectedError(413, f"More than {MAX_PICTURES} pictures in one request.")
     checked = []
     for item in items:
         data = decode_base64(item.get("b64"))
@@ -247,16 +266,16 @@ def save_pictures(items: Any, folder: Path) -> list[str]:
 
 
 async def save(request: web.Request) -> web.Response:
-    """``POST /remote/save``: ``{"images": [{"b64", "filename"?}]}`` to ``{"saved": [names]}``."""
+    """Answer ``POST /remote/save``: ``{"images": [{"b64", "filename"?}]}`` with ``{"saved": [names]}``."""
     try:
         check_caller(request)
         check_json(request)
         body = await read_json(request, MAX_BODY_BYTES)
         names = await asyncio.to_thread(save_pictures, body.get("images"), results_folder())
-    except Refused as refused:
-        return refused.response()
+    except RejectedError as error:
+        return error.response()
     except OSError as error:
-        return web.json_response({"error": f"The disk refused: {error.strerror}"}, status=507)
+        return web.json_response({"error": f"The pictures cannot be written: {error.strerror}"}, status=507)
     return web.json_response({"saved": names}, dumps=_compact)
 
 
@@ -264,12 +283,12 @@ _compact = partial(json.dumps, separators=(",", ":"))  # as the README shows the
 
 
 def register() -> None:
-    """Open the route, once: the pack and this file alone may both be installed."""
+    """Open the route unless it is open: the pack and this file alone may both be installed."""
     server = getattr(PromptServer, "instance", None)
     if server is None:
         return
     if any(getattr(route, "path", None) == ROUTE for route in server.routes):
-        log.info("%s is open already; this copy of the Remote Sink leaves it alone", ROUTE)
+        log.info("%s is open already; this copy of the Remote Sink does nothing", ROUTE)
         return
     server.routes.post(ROUTE)(save)
 
@@ -288,22 +307,22 @@ class RemoteResults:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
-        """One number: how many."""
+        """Return the only input: the number of pictures."""
         return {
             "required": {"count": ("INT", {"default": 1, "min": 1, "max": 64, "tooltip": "How many, newest first."})}
         }
 
     @classmethod
     def IS_CHANGED(cls, count: int = 1) -> str:  # noqa: N802 - ComfyUI's name
-        """Changes when there is a newer picture."""
+        """Return a value that changes when there is a newer picture."""
         return repr([(path.name, path.stat().st_mtime_ns) for path in newest(count)])
 
     def load(self, count: int) -> tuple[Any, int]:
-        """Load them; the later ones are fitted to the first one's size."""
+        """Load the pictures; later ones are fitted to the size of the first."""
         paths = newest(count)
         if not paths:
             raise FileNotFoundError(
-                "There are no pictures in ./remote_results yet: run something with Remote ON first."
+                "There are no pictures in ./remote_results yet. Run a workflow with Remote: ON first."
             )
         pictures = [_open(path) for path in paths]
         size = pictures[0].size
@@ -312,11 +331,11 @@ class RemoteResults:
 
 
 def newest(count: int) -> list[Path]:
-    """The newest pictures in the folder."""
+    """Return the newest pictures of the folder."""
     folder = results_folder()
     paths = folder.iterdir() if folder.is_dir() else ()
-    wanted = {*EXTENSIONS.values(), ".jpeg"}
-    files = [path for path in paths if path.suffix.lower() in wanted and path.name[0] != "." and path.is_file()]
+    extensions = {*EXTENSIONS.values(), ".jpeg"}
+    files = [path for path in paths if path.suffix.lower() in extensions and path.name[0] != "." and path.is_file()]
     return sorted(files, key=lambda path: (-path.stat().st_mtime_ns, path.name))[:count]
 
 
@@ -327,8 +346,8 @@ def _open(path: Path) -> Image.Image:
 
 
 def _batch(pictures: list[Image.Image]) -> Any:
-    """ComfyUI's IMAGE: a float tensor of batch, height, width, 3."""
-    import numpy  # noqa: PLC0415 - only this node needs them, and a sink must start without
+    """Return ComfyUI's IMAGE: a float tensor of batch, height, width, 3."""
+    import numpy  # noqa: PLC0415 - only this node needs them, and the sink must start without
     import torch  # noqa: PLC0415
 
     stacked = numpy.stack([numpy.asarray(picture, dtype=numpy.float32) / 255.0 for picture in pictures])

@@ -1,4 +1,4 @@
-"""The routes of the local ComfyUI, in one table. ``/remote/save`` is the sink's own."""
+"""The pack's routes in one table, except ``/remote/save``, which the sink opens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .service import RemoteService
 
 
 def add_routes(routes: Any, service: RemoteService) -> None:
-    """Open them; ComfyUI gives each an ``/api`` twin."""
+    """Open the routes; ComfyUI adds each one again under ``/api``."""
     table = (
         ("POST", "/remote/run", guarded(service.run)),
         ("GET", "/remote/jobs", guarded(service.jobs)),
@@ -17,7 +17,7 @@ def add_routes(routes: Any, service: RemoteService) -> None:
         ("POST", "/remote/cancel", guarded(service.cancel)),
         ("GET", "/remote/config", guarded(service.get_config)),
         ("POST", "/remote/config", guarded(service.set_config, own_machine_only=True)),
-        ("POST", "/remote/test", guarded(service.dialog.test, own_machine_only=True)),
+        ("POST", "/remote/test", guarded(service.config_routes.test, own_machine_only=True)),
     )
     for method, path, handler in table:
         routes.route(method, path)(handler)

@@ -1,6 +1,6 @@
-"""An S3-compatible bucket: its address out of RunPod's settings, and AWS signature version 4. Pure.
+"""An S3-compatible bucket: its address from RunPod's settings, and AWS signature version 4. Pure.
 
-The pack is installed alone and brings no boto, so the little that uploads need is here.
+The pack is installed without boto3, so the few calls that uploads need are here.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _BUCKET_HOSTS = (
 
 
 @dataclass(frozen=True)
-class Bucket:
-    """One bucket and the keys that open it; the keys stay out of every printed form."""
+class SignedBucket:
+    """One bucket with its keys, which are left out of its ``repr``."""
 
     base: str
     """The address that an object's key is appended to."""
@@ -40,11 +40,11 @@ class Bucket:
     secret: str = field(repr=False)
 
     @classmethod
-    def of(cls, address: str, name: str, region: str, access: str, secret: str) -> Bucket:
-        """Read an address that may hold the bucket's name, in its host or as its path, as RunPod's may.
+    def of(cls, address: str, name: str, region: str, access: str, secret: str) -> SignedBucket:
+        """Read an address that may contain the bucket's name in its host or its path, as RunPod's settings allow.
 
         Raises:
-            ValueError: it cannot be used; the text goes after "The bucket's address".
+            ValueError: the address cannot be used; the text continues "The bucket's address".
         """
         try:
             parts = urlsplit(address)
@@ -67,11 +67,11 @@ class Bucket:
         return cls(root if in_host else f"{root}/{found}", found, region or _region(host), access, secret)
 
     def url(self, key: str) -> str:
-        """An object's own address, unsigned."""
+        """Return an object's address, unsigned."""
         return f"{self.base}/{quote(key, safe='/-_.~')}"
 
     def headers(self, method: str, url: str, payload: str = UNSIGNED, now: datetime | None = None) -> dict[str, str]:
-        """The headers that make a request ours. ``payload`` is the body's SHA-256, where the store shall check it."""
+        """Return the headers that sign a request. ``payload`` is the body's SHA-256 if the store should check it."""
         stamp = _stamp(now)
         signed = {"host": urlsplit(url).netloc, "x-amz-content-sha256": payload, "x-amz-date": stamp}
         query = parse_qsl(urlsplit(url).query, keep_blank_values=True)
@@ -107,7 +107,7 @@ class Bucket:
 
 
 def _canonical(method: str, url: str, query: list[tuple[str, str]], headers: dict[str, str], payload: str) -> str:
-    """A request in the one spelling that both sides sign."""
+    """Return the canonical request, which both sides sign."""
     lines = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers))
     return "\n".join([method, urlsplit(url).path or "/", _query(sorted(query)), lines, _names(headers), payload])
 
@@ -125,7 +125,7 @@ def _stamp(now: datetime | None) -> str:
 
 
 def _region(host: str) -> str:
-    found = _first(_REGIONS, host) or "us-east-1"  # stores that have none take this one
+    found = _first(_REGIONS, host) or "us-east-1"  # stores without regions accept this one
     return found.upper() if host.endswith(".runpod.io") else found
 
 

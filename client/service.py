@@ -1,4 +1,4 @@
-"""The remote jobs of this ComfyUI: taken from its pages, sent, followed, and told about."""
+"""The remote jobs of this ComfyUI: accepted from its pages, sent, followed, and listed."""
 
 from __future__ import annotations
 
@@ -8,65 +8,70 @@ import time
 import uuid
 from typing import Any
 
-from .comfyui.access import Answer
-from .comfyui.events import Stage
-from .comfyui.server import Host, spawn
-from .config_routes import Dialog
+from .comfyui.access import HttpError
+from .comfyui.events import TabEvents
+from .comfyui.server import LocalComfyUI, start_task
+from .config_routes import ConfigRoutes
 from .following.follower import Follower
-from .jobs import QUEUED, SUBMITTING, Job, JobTable
+from .jobs import QUEUED, SUBMITTING, JobTable, RemoteJob
 from .remote_sink import log
 from .runpod.client import EndpointError, RunPodClient, Target
 from .runpod.status import Failure
-from .sending.prompt import PromptProblem
-from .sending.submission import UPLOADING, Parcel, Uploads, pack, target_of
-from .sending.uploads import Stopped, UploadProblem
+from .sending.prompt import PromptError
+from .sending.submission import UPLOADING, JobUploads, PreparedJob, prepare, target_of
+from .sending.uploads import InputUploadError, UploadStoppedError
 from .settings.bucket import BucketConfig
 from .settings.config import Config
 
 EVENT = "remote_serverless.jobs"
-_SHOWN_JOBS = 50
-_SENDING_STOPPED = "ComfyUI was stopped while the job was being sent. RunPod's console shows whether it was taken."
+_LISTED_JOBS = 50
+_SENDING_STOPPED = "ComfyUI was stopped while the job was being sent. RunPod's console shows whether it arrived."
 _UPLOAD_STOPPED = (
-    "ComfyUI was stopped while the job's inputs were uploaded; nothing was sent. Queue it again: "
-    "files that are in the bucket already are not uploaded again."
+    "ComfyUI was stopped while the job's inputs were being uploaded, so nothing was sent. Queue it again: "
+    "files that are already in the bucket are not uploaded twice."
 )
-_GIVE_UP_S = 15  # a second Cancel after so long ends a job here that the endpoint cannot be told about
+_GIVE_UP_S = 15  # a second Cancel after so long ends the job here though the endpoint cannot be reached
 
 
 class RemoteService:
-    """Lives as long as ComfyUI."""
+    """The pack's state and route handlers, as long as ComfyUI runs."""
 
-    def __init__(self, host: Host, config: Config, table: JobTable) -> None:
-        self.host, self.config, self.table = host, config, table
+    def __init__(self, comfyui: LocalComfyUI, config: Config, table: JobTable) -> None:
+        self.comfyui, self.config, self.table = comfyui, config, table
         self.client = RunPodClient()
         self.buckets = BucketConfig(config.folder)
-        self.dialog = Dialog(config, self.buckets, self.client)
-        self.uploads = Uploads(self._tell)
-        self.stage = Stage(host)
+        self.config_routes = ConfigRoutes(config, self.buckets, self.client)
+        self.uploads = JobUploads(self._broadcast)
+        self.tab_events = TabEvents(comfyui)
         self.follower = Follower(
-            host=host, config=config, table=table, client=self.client, stage=self.stage, changed=self._tell
+            comfyui=comfyui,
+            config=config,
+            table=table,
+            client=self.client,
+            tab_events=self.tab_events,
+            changed=self._broadcast,
         )
-        self._jobs: dict[str, Job] = {}
+        self._jobs: dict[str, RemoteJob] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._cancel_asked: dict[str, float] = {}
-        self._told, self._seq = "", time.time() * 1000
-        host.count(self._remaining)
+        self._last_sent, self._seq = "", time.time() * 1000
+        comfyui.include_in_queue_count(self._remaining)
 
     # -- life --
 
     async def start(self, _app: Any = None) -> None:
-        """Pick up what was out when ComfyUI ended."""
+        """Follow the jobs that had not ended when ComfyUI was stopped."""
         for job in self.table.load():
             self._jobs[job.prompt_id] = job
             if job.state == SUBMITTING:
                 text = _UPLOAD_STOPPED if job.phase == UPLOADING else _SENDING_STOPPED
                 self.follower.fail(job, Failure(text, "INTERRUPTED"))
             elif not job.is_over:
-                log.info("Remote job %s is followed again", job.prompt_id)
-                spawn(self.follower.follow(job), self._tasks)
+                log.info("Following remote job %s again", job.prompt_id)
+                start_task(self.follower.follow(job), self._tasks)
 
     async def close(self, _app: Any = None) -> None:
-        """Stop following; the jobs go on at the endpoint and are picked up at the next start."""
+        """Stop following. The jobs go on at the endpoint and are followed again at the next start."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -76,87 +81,90 @@ class RemoteService:
     # -- run --
 
     async def run(self, body: dict[str, Any]) -> dict[str, Any]:
-        """``POST /remote/run``: what the UI would post to ``/prompt``, with ``remote`` options beside it."""
+        """Answer ``POST /remote/run``, whose body is that of ``/prompt`` with ``remote`` options."""
         try:
             target = target_of(self.config, self.config.settings.endpoint)
-            parcel = await asyncio.to_thread(pack, body, self.host, self.config.settings, self.buckets)
-        except PromptProblem as problem:
-            raise Answer(400, problem.body()) from None
-        job = self._accept(body, target, parcel)
+            prepared = await asyncio.to_thread(prepare, body, self.comfyui, self.config.settings, self.buckets)
+        except PromptError as error:
+            raise HttpError(400, error.body()) from None
+        job = self._accept(body, target, prepared)
         try:
-            if not parcel.linked:
-                await self._send(job, target, parcel, {})
+            if not prepared.linked:
+                await self._send(job, target, prepared, {})
         except (EndpointError, OSError) as error:
             self.table.remove(job)
-            raise Answer(400, PromptProblem(_words(error)).body()) from None
+            raise HttpError(400, PromptError(_message(error)).body()) from None
         self._jobs[job.prompt_id] = job
-        spawn(self._upload(job, target, parcel) if parcel.linked else self._follow_soon(job), self._tasks)
+        start_task(self._upload(job, target, prepared) if prepared.linked else self._follow_soon(job), self._tasks)
         return {"prompt_id": job.prompt_id, "number": job.number, "node_errors": {}}
 
-    def _accept(self, body: dict[str, Any], target: Target, parcel: Parcel) -> Job:
-        """The job as it is on disk before the endpoint can have it."""
-        job = Job(
+    def _accept(self, body: dict[str, Any], target: Target, prepared: PreparedJob) -> RemoteJob:
+        """Store the job before it is sent, so that it survives a crash."""
+        job = RemoteJob(
             prompt_id=str(uuid.uuid4()),
-            number=self.host.next_number(),
+            number=self.comfyui.next_number(),
             client_id=str(body.get("client_id") or ""),
             endpoint=target.base,
-            request=parcel.request,
-            phase=UPLOADING if parcel.linked else "",
+            request=prepared.request,
+            phase=UPLOADING if prepared.linked else "",
         )
         self.table.add(job)
         return job
 
-    async def _send(self, job: Job, target: Target, parcel: Parcel, links: dict[str, str]) -> None:
-        job.runpod_id = await self.client.run(target, await asyncio.to_thread(parcel.with_files, links))
+    async def _send(self, job: RemoteJob, target: Target, prepared: PreparedJob, links: dict[str, str]) -> None:
+        job.runpod_id = await self.client.run(target, await asyncio.to_thread(prepared.with_files, links))
         job.state, job.message = QUEUED, "Waiting for a worker"
         self.table.save(job)
 
-    async def _upload(self, job: Job, target: Target, parcel: Parcel) -> None:
-        """What takes minutes is not waited for by the page: it hears of it as of the job's progress."""
-        await self._begin()
+    async def _upload(self, job: RemoteJob, target: Target, prepared: PreparedJob) -> None:
+        """Upload the inputs and send the job; the page shows the upload as the job's progress."""
+        await self._announce()
         try:
-            links = await self.uploads.bring(job, parcel)
+            links = await self.uploads.upload(job, prepared)
             if job.cancel_wanted:
-                raise Stopped
+                raise UploadStoppedError
             job.phase, job.percent, job.message = "", None, "Sending"
             self.table.save(job)
-            await self._send(job, target, parcel, links)
-        except Stopped:
-            self.follower.cancelled(job)
-        except (UploadProblem, EndpointError, OSError) as problem:
-            blamed = (parcel.blamed.node_id, parcel.blamed.class_type) if parcel.blamed else ("", "")
-            self.follower.fail(job, Failure(_words(problem), "UPLOAD_FAILED", *blamed))
+            await self._send(job, target, prepared, links)
+        except UploadStoppedError:
+            self.follower.mark_cancelled(job)
+        except (InputUploadError, EndpointError, OSError) as error:
+            largest = prepared.largest_input
+            node = (largest.node_id, largest.class_type) if largest else ("", "")
+            self.follower.fail(job, Failure(_message(error), "UPLOAD_FAILED", *node))
         else:
             await self.follower.follow(job)
 
-    async def _follow_soon(self, job: Job) -> None:
-        await self._begin()
+    async def _follow_soon(self, job: RemoteJob) -> None:
+        await self._announce()
         await self.follower.follow(job)
 
-    async def _begin(self) -> None:
-        self.host.queue_changed()
-        self._tell()
-        await asyncio.sleep(0.1)  # the page must know the id before it hears of it
+    async def _announce(self) -> None:
+        self.comfyui.send_queue_count()
+        self._broadcast()
+        await asyncio.sleep(0.1)  # the page must receive the id before events of this job
 
     # -- the others --
 
     async def cancel(self, body: dict[str, Any]) -> dict[str, Any]:
-        """``POST /remote/cancel``: ``prompt_ids``, or ``all`` or the ``front`` job of a ``client_id``."""
+        """Answer ``POST /remote/cancel``: ``prompt_ids``, ``all``, or the ``front`` job of a ``client_id``."""
         chosen = self._chosen(body)
         now = time.monotonic()
         for job in chosen:
             asked = self._cancel_asked.setdefault(job.prompt_id, now)
             if job.phase != "cancelling" and now - asked > _GIVE_UP_S:
-                self.follower.cancelled(job, "Given up here; the endpoint could not be told and may still run it.")
+                self.follower.mark_cancelled(
+                    job, "Cancelled here, but the endpoint could not be reached and may still run the job."
+                )
             else:
                 job.cancel_wanted, job.message = True, "Cancelling"
                 self.table.save(job)
             self.uploads.stop(job)
-            self.follower.poke(job)
-        self._tell()
+            self.follower.wake(job)
+        self._broadcast()
         return {"cancelled": [job.prompt_id for job in chosen]}
 
-    def _chosen(self, body: dict[str, Any]) -> list[Job]:
+    def _chosen(self, body: dict[str, Any]) -> list[RemoteJob]:
         active, client_id = self.active, body.get("client_id")
         ids = body.get("prompt_ids")
         if isinstance(ids, list):
@@ -164,46 +172,46 @@ class RemoteService:
         if body.get("all") is True:
             return active
         if body.get("front") is True:
-            mine = [job for job in active if job.client_id == client_id]
-            return sorted(mine, key=lambda job: (job.state == QUEUED, job.number))[:1]
-        raise Answer(400, {"error": "Name `prompt_ids`, or `front` with a `client_id`, or `all`."})
+            of_tab = [job for job in active if job.client_id == client_id]
+            return sorted(of_tab, key=lambda job: (job.state == QUEUED, job.number))[:1]
+        raise HttpError(400, {"error": "Name `prompt_ids`, or `front` with a `client_id`, or `all`."})
 
     async def attach(self, body: dict[str, Any]) -> dict[str, Any]:
-        """``POST /remote/attach``: a page was loaded: hand it its jobs, and those of tabs that are gone."""
+        """Answer ``POST /remote/attach``: give a loaded page its jobs, and those of closed tabs."""
         sid, workflow_id = str(body.get("client_id") or ""), str(body.get("workflow_id") or "")
         for job in self.active:
-            if job.client_id != sid and not self.host.is_connected(job.client_id):
+            if job.client_id != sid and not self.comfyui.is_connected(job.client_id):
                 job.client_id = sid
                 self.table.save(job)
-        self.stage.settle(sid)
-        self.stage.show(sid)
+        self.tab_events.refresh_front(sid)
+        self.tab_events.replay(sid)
         for job in self._jobs.values():
-            if job.outputs and not job.shown and workflow_id and job.request.workflow_id == workflow_id:
-                job.client_id, job.shown = sid, True
-                self.stage.executed(job)
+            if job.outputs and not job.delivered_to_tab and workflow_id and job.request.workflow_id == workflow_id:
+                job.client_id, job.delivered_to_tab = sid, True
+                self.tab_events.send_outputs(job)
                 self.table.save(job)
         return self._list()
 
     async def jobs(self, _query: dict[str, Any]) -> dict[str, Any]:
-        """``GET /remote/jobs``."""
+        """Answer ``GET /remote/jobs``."""
         return self._list()
 
     async def get_config(self, _query: dict[str, Any]) -> dict[str, Any]:
-        """``GET /remote/config``."""
-        return self.dialog.told()
+        """Answer ``GET /remote/config``."""
+        return self.config_routes.public()
 
     async def set_config(self, body: dict[str, Any]) -> dict[str, Any]:
-        """``POST /remote/config``."""
-        told = self.dialog.change(body)
+        """Answer ``POST /remote/config``."""
+        settings = self.config_routes.change(body)
         for job in self.active:
-            self.follower.poke(job)
-        return told
+            self.follower.wake(job)
+        return settings
 
-    # -- telling --
+    # -- the job list --
 
     @property
-    def active(self) -> list[Job]:
-        """The jobs that are not over."""
+    def active(self) -> list[RemoteJob]:
+        """The jobs that have not ended."""
         return [job for job in self._jobs.values() if not job.is_over]
 
     def _remaining(self) -> int:
@@ -211,20 +219,20 @@ class RemoteService:
 
     def _list(self) -> dict[str, Any]:
         over = [job for job in self._jobs.values() if job.is_over]
-        return {"seq": self._seq, "jobs": [job.public() for job in [*self.active, *over[-_SHOWN_JOBS:]]]}
+        return {"seq": self._seq, "jobs": [job.public() for job in [*self.active, *over[-_LISTED_JOBS:]]]}
 
-    def _tell(self) -> None:
-        """Every page hears of every change, and of nothing else."""
+    def _broadcast(self) -> None:
+        """Send the job list to every page if it has changed."""
         recent = [job for job in self._jobs.values() if job.is_over][-5:]
         data = {"jobs": [{**job.public(), "outputs": {}} for job in [*self.active, *recent]]}
         text = json.dumps(data)
-        if text != self._told:
-            self._told = text
-            self._seq = max(self._seq + 1, time.time() * 1000)  # by the clock, so that it also grows over a restart
-            self.host.send(EVENT, {"seq": self._seq, **data}, None)
+        if text != self._last_sent:
+            self._last_sent = text
+            self._seq = max(self._seq + 1, time.time() * 1000)  # from the clock: it must also grow across a restart
+            self.comfyui.send(EVENT, {"seq": self._seq, **data}, None)
 
 
-def _words(problem: Exception) -> str:
-    if isinstance(problem, OSError):
-        return f"An input file cannot be read ({problem.strerror}). Queue the job again."
-    return str(problem)
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"An input file cannot be read ({error.strerror}). Queue the job again."
+    return str(error)

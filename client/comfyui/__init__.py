@@ -1,1 +1,1 @@
-"""The ComfyUI that runs this pack: its queue, its events, its previews and who may call its routes."""
+"""The ComfyUI that runs this pack: its queue, events and previews, and the access checks of its routes."""

@@ -1,4 +1,4 @@
-"""Who may call the routes that cost money or change settings: more than the sink asks, which curl may call."""
+"""Access checks of the routes that cost money or change settings; stricter than the sink's, which curl may call."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ..remote_sink import Refused, check_caller, check_json, log, read_json
+from ..remote_sink import RejectedError, check_caller, check_json, log, read_json
 
 HEADER = "X-Remote-Serverless"
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -18,26 +18,26 @@ Handler = Callable[[dict[str, Any]], Awaitable[Any]]
 
 
 def guarded(handler: Handler, *, own_machine_only: bool = False) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """Wrap a handler that takes an object (the body, or the query of a GET) and answers one.
+    """Wrap a handler that takes an object (the body, or the query of a GET) and returns one.
 
-    The header cannot be sent by a page of another origin, not even where ComfyUI runs with --enable-cors-header.
+    A page of another origin cannot send the header, even if ComfyUI runs with --enable-cors-header.
     """
 
     async def handle(request: web.Request) -> web.Response:
         try:
             check_caller(request)
             if request.headers.get(HEADER) != "1":
-                raise Refused(403, f"This is for ComfyUI's own page: the header {HEADER} is missing.")
+                raise RejectedError(403, f"This is for ComfyUI's own page: the header {HEADER} is missing.")
             if own_machine_only:
                 check_own_machine(request)
             if request.method == "GET":
                 return web.json_response(await handler(dict(request.query)))
             check_json(request)
             return web.json_response(await handler(await read_json(request, MAX_BODY_BYTES)))
-        except Refused as refused:
-            return refused.response()
-        except Answer as answer:
-            return web.json_response(answer.body, status=answer.status)
+        except RejectedError as error:
+            return error.response()
+        except HttpError as error:
+            return web.json_response(error.body, status=error.status)
         except Exception as error:
             log.exception("%s failed", request.path)
             return web.json_response(
@@ -47,8 +47,8 @@ def guarded(handler: Handler, *, own_machine_only: bool = False) -> Callable[[we
     return handle
 
 
-class Answer(Exception):
-    """A handler's answer with another status than 200."""
+class HttpError(Exception):
+    """Ends a handler with a status other than 200 and a JSON body."""
 
     def __init__(self, status: int, body: dict[str, Any]) -> None:
         super().__init__(str(status))
@@ -56,12 +56,16 @@ class Answer(Exception):
 
 
 def check_own_machine(request: web.Request) -> None:
-    """Refuse callers from elsewhere: whoever sets the endpoint decides where this machine's prompts and money go."""
+    """Reject callers from other machines: the endpoint decides where this machine's prompts and money go.
+
+    Raises:
+        RejectedError: the caller is on another machine, or behind a proxy.
+    """
     if os.environ.get("REMOTE_SERVERLESS_ALLOW_REMOTE_CONFIG", "").lower() in ("1", "true", "yes", "on"):
         return
     forwarded = any(name in request.headers for name in ("X-Forwarded-For", "Forwarded", "X-Real-IP"))
     if forwarded or not _is_loopback(request.remote):
-        raise Refused(
+        raise RejectedError(
             403,
             "Settings can be changed only in a browser on the machine that runs ComfyUI. "
             "To allow others, start it with REMOTE_SERVERLESS_ALLOW_REMOTE_CONFIG=1.",

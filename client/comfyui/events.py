@@ -1,4 +1,4 @@
-"""A remote job told in ComfyUI's own events. One is in front per tab: two at once would wipe each other's outlines."""
+"""ComfyUI's own events for remote jobs. Each tab shows one job at a time: two would overwrite each other's outlines."""
 
 from __future__ import annotations
 
@@ -6,174 +6,172 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ..jobs import RUNNING, Job
+from ..jobs import RUNNING, RemoteJob
 from ..runpod.status import Failure
 
 
-class Voice(Protocol):
-    """The part of the host that events need."""
+class EventSink(Protocol):
+    """The part of the local ComfyUI that events need."""
 
     def send(self, event: str, data: dict[str, Any], client_id: str | None) -> None:
-        """Say something to a tab."""
+        """Send an event to a tab."""
 
     def runs_locally(self, client_id: str) -> bool:
-        """Whether a tab watches a local run."""
+        """Return True while the tab shows a local run."""
 
 
 @dataclass
-class View:
-    """What a tab should see of one job."""
+class NodeProgress:
+    """The state of one job's nodes, as its tab should show it."""
 
-    job: Job
+    job: RemoteJob
     nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    early: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Per node, small pictures of what it has saved."""
+    early_outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Per node, small previews of the pictures it has saved."""
     current: str = ""
 
     def set(self, node_id: str, value: float, maximum: float, state: str) -> None:
-        """Note a node's progress."""
+        """Record a node's progress."""
         names = dict.fromkeys(("node_id", "display_node_id", "real_node_id"), node_id)
         more = {"prompt_id": self.job.prompt_id, "parent_node_id": None}
         self.nodes[node_id] = {"value": value, "max": maximum, "state": state, **names, **more}
 
 
-class Stage:
-    """All jobs that are not over, and for each tab the one in front."""
+class TabEvents:
+    """Sends the events of all jobs that are not over. Each tab gets those of its front job."""
 
-    def __init__(self, voice: Voice) -> None:
-        self._voice = voice
-        self._views: dict[str, View] = {}
+    def __init__(self, sink: EventSink) -> None:
+        self._sink = sink
+        self._jobs: dict[str, NodeProgress] = {}
         self._front: dict[str, str | None] = {}
-        self._lost_sight: set[str] = set()
+        self._unreachable: set[str] = set()
 
-    def enter(self, job: Job) -> None:
-        """A job begins, or is picked up again."""
-        self._views[job.prompt_id] = View(job)
-        self.settle(job.client_id)
+    def add(self, job: RemoteJob) -> None:
+        """Add a job that begins or is followed again."""
+        self._jobs[job.prompt_id] = NodeProgress(job)
+        self.refresh_front(job.client_id)
 
-    def seen(self, job: Job, whether: bool) -> None:
-        """Whether the endpoint still tells of a job: one that it does not may not stand before one that runs."""
-        if (job.prompt_id in self._lost_sight) == whether:
-            (self._lost_sight.discard if whether else self._lost_sight.add)(job.prompt_id)
-            self.settle(job.client_id)
+    def set_reachable(self, job: RemoteJob, reachable: bool) -> None:
+        """Record whether the endpoint answers for a job: an unreachable one may not hide one that runs."""
+        if (job.prompt_id in self._unreachable) == reachable:
+            (self._unreachable.discard if reachable else self._unreachable.add)(job.prompt_id)
+            self.refresh_front(job.client_id)
 
-    def running(self, job: Job, node_id: str, step: float, steps: float, done: tuple[str, ...] = ()) -> None:
-        """An estimate, or a worker that tells only node and step."""
-        view = self._views[job.prompt_id]
-        before = view.current
+    def update_step(self, job: RemoteJob, node_id: str, step: float, steps: float, done: tuple[str, ...] = ()) -> None:
+        """Show a node and its step, from an estimate or a worker that sends only those."""
+        progress = self._jobs[job.prompt_id]
+        before = progress.current
         for other in {*done, *((before,) if before and before != node_id else ())}:
-            known = view.nodes.get(other, {"max": 1})
-            view.set(other, known["max"], known["max"], "finished")
-        view.set(node_id, step, max(steps, 1), "running")
-        self._show(view, node_id)
+            known = progress.nodes.get(other, {"max": 1})
+            progress.set(other, known["max"], known["max"], "finished")
+        progress.set(node_id, step, max(steps, 1), "running")
+        self._show(progress, node_id)
 
-    def nodes(self, job: Job, changed: dict[str, Any]) -> None:
-        """The worker's own ``progress_state``: the nodes that changed since it last spoke."""
-        view = self._views[job.prompt_id]
-        current = view.current
-        for node_id, told in changed.items():
-            if isinstance(told, dict) and told.get("state") in ("running", "finished", "error", "pending"):
-                value, maximum = _number(told.get("value"), 0), _number(told.get("max"), 1)
-                view.set(str(node_id), value, maximum, told["state"])
-                current = str(node_id) if told["state"] == "running" else current
-        self._show(view, current)
+    def update_nodes(self, job: RemoteJob, changed: dict[str, Any]) -> None:
+        """Show the nodes that changed in the worker's own ``progress_state`` since its last update."""
+        progress = self._jobs[job.prompt_id]
+        current = progress.current
+        for node_id, node in changed.items():
+            if isinstance(node, dict) and node.get("state") in ("running", "finished", "error", "pending"):
+                value, maximum = _number(node.get("value"), 0), _number(node.get("max"), 1)
+                progress.set(str(node_id), value, maximum, node["state"])
+                current = str(node_id) if node["state"] == "running" else current
+        self._show(progress, current)
 
-    def early(self, job: Job, node_id: str, output: dict[str, Any]) -> None:
-        """A node has saved pictures, and these stand for them until the job's end."""
-        view = self._views[job.prompt_id]
-        view.early[node_id] = output
-        if not self.settle(job.client_id) and self._front.get(job.client_id) == job.prompt_id:
-            self._executed(job, node_id, output)
-            self._progress(view, False)  # the frontend paints no picture before something else moves
+    def early_output(self, job: RemoteJob, node_id: str, output: dict[str, Any]) -> None:
+        """Show previews of the pictures that a node has saved, until the job ends."""
+        progress = self._jobs[job.prompt_id]
+        progress.early_outputs[node_id] = output
+        if not self.refresh_front(job.client_id) and self._front.get(job.client_id) == job.prompt_id:
+            self._send_output(job, node_id, output)
+            self._send_progress(progress, False)  # the frontend draws the picture only at its next progress event
 
-    def _show(self, view: View, current: str) -> None:
-        sid = view.job.client_id
-        changed = current != view.current
-        view.current = current
-        if self.settle(sid) or self._front.get(sid) != view.job.prompt_id:
+    def _show(self, progress: NodeProgress, current: str) -> None:
+        sid = progress.job.client_id
+        changed = current != progress.current
+        progress.current = current
+        if self.refresh_front(sid) or self._front.get(sid) != progress.job.prompt_id:
             return
-        self._progress(view, changed)
+        self._send_progress(progress, changed)
 
-    def settle(self, sid: str) -> bool:
-        """Choose the tab's front job anew; whether another one came to the front and was shown whole."""
-        front = self._choose(sid)
+    def refresh_front(self, sid: str) -> bool:
+        """Choose the tab's front job again. Return True if it changed to another job, which was then replayed."""
+        front = self._choose_front(sid)
         if front == self._front.get(sid):
             return False
         self._front[sid] = front
         if front is None:
             return False
-        self.show(sid)
+        self.replay(sid)
         return True
 
-    def _choose(self, sid: str) -> str | None:
-        """The job that is seen to run, the oldest first; none while the tab watches a local run."""
-        jobs = [view.job for view in self._views.values() if view.job.client_id == sid]
-        if not jobs or self._voice.runs_locally(sid):
+    def _choose_front(self, sid: str) -> str | None:
+        """Return the oldest job that is reachable and runs; None while the tab shows a local run."""
+        jobs = [progress.job for progress in self._jobs.values() if progress.job.client_id == sid]
+        if not jobs or self._sink.runs_locally(sid):
             return None
-        held = self._front.get(sid)
-        lost = self._lost_sight
+        front, lost = self._front.get(sid), self._unreachable
         return min(
-            jobs, key=lambda job: (job.prompt_id in lost, job.state != RUNNING, job.prompt_id != held, job.number)
+            jobs, key=lambda job: (job.prompt_id in lost, job.state != RUNNING, job.prompt_id != front, job.number)
         ).prompt_id
 
-    def show(self, sid: str) -> None:
-        """Tell a tab all about its front job: a job came to the front, or the page was loaded again."""
-        view = self._views.get(self._front.get(sid) or "")
-        if view is None:
+    def replay(self, sid: str) -> None:
+        """Send a tab everything about its front job: the job is new to the front, or the page was reloaded."""
+        progress = self._jobs.get(self._front.get(sid) or "")
+        if progress is None:
             return
-        about = {"prompt_id": view.job.prompt_id, "timestamp": int(time.time() * 1000)}
-        self._say(view, "execution_start", about)
-        self._say(view, "execution_cached", {**about, "nodes": []})
-        for node_id, output in view.early.items():
-            self._executed(view.job, node_id, output)
-        if view.nodes:
-            self._progress(view, True)
+        about = {"prompt_id": progress.job.prompt_id, "timestamp": int(time.time() * 1000)}
+        self._send(progress, "execution_start", about)
+        self._send(progress, "execution_cached", {**about, "nodes": []})
+        for node_id, output in progress.early_outputs.items():
+            self._send_output(progress.job, node_id, output)
+        if progress.nodes:
+            self._send_progress(progress, True)
 
-    def _progress(self, view: View, changed: bool) -> None:
-        prompt_id, node_id = view.job.prompt_id, view.current
+    def _send_progress(self, progress: NodeProgress, changed: bool) -> None:
+        prompt_id, node_id = progress.job.prompt_id, progress.current
         if changed and node_id:
-            self._say(view, "executing", {"node": node_id, "display_node": node_id, "prompt_id": prompt_id})
-        self._say(view, "progress_state", {"prompt_id": prompt_id, "nodes": dict(view.nodes)})
-        node = view.nodes.get(node_id)
+            self._send(progress, "executing", {"node": node_id, "display_node": node_id, "prompt_id": prompt_id})
+        self._send(progress, "progress_state", {"prompt_id": prompt_id, "nodes": dict(progress.nodes)})
+        node = progress.nodes.get(node_id)
         if node and node["state"] == "running":
-            self._say(
-                view, "progress", {"value": node["value"], "max": node["max"], "prompt_id": prompt_id, "node": node_id}
-            )
+            step = {"value": node["value"], "max": node["max"], "prompt_id": prompt_id, "node": node_id}
+            self._send(progress, "progress", step)
 
     # -- ends --
 
-    def succeed(self, job: Job, ran: list[str]) -> None:
-        """Pictures into their nodes, every node finished, and the next job to the front."""
-        view = self._views.pop(job.prompt_id, None) or View(job)
+    def succeed(self, job: RemoteJob, ran: list[str]) -> None:
+        """Send the outputs, mark every node finished, and bring the next job to the front."""
+        progress = self._jobs.pop(job.prompt_id, None) or NodeProgress(job)
         for node_id in ran:
-            view.set(node_id, *(view.nodes.get(node_id, {}).get("max", 1),) * 2, "finished")
-        self.executed(job)
-        self._say(view, "progress_state", {"prompt_id": job.prompt_id, "nodes": view.nodes})
-        self._end(view, "execution_success", {})
+            progress.set(node_id, *(progress.nodes.get(node_id, {}).get("max", 1),) * 2, "finished")
+        self.send_outputs(job)
+        self._send(progress, "progress_state", {"prompt_id": job.prompt_id, "nodes": progress.nodes})
+        self._end(progress, "execution_success", {})
 
-    def executed(self, job: Job) -> None:
-        """The pictures of each node."""
+    def send_outputs(self, job: RemoteJob) -> None:
+        """Send the output of each node."""
         for node_id, output in job.outputs.items():
-            self._executed(job, node_id, output)
+            self._send_output(job, node_id, output)
 
-    def _executed(self, job: Job, node_id: str, output: dict[str, Any]) -> None:
+    def _send_output(self, job: RemoteJob, node_id: str, output: dict[str, Any]) -> None:
         about = {"node": node_id, "display_node": node_id, "prompt_id": job.prompt_id}
-        self._say(View(job), "executed", {**about, "output": output})
+        self._send(NodeProgress(job), "executed", {**about, "output": output})
 
-    def fail(self, job: Job, failure: Failure) -> None:
-        """The node to blame turns red in ComfyUI's own way; its panel shows the message."""
-        view = self._views.pop(job.prompt_id, None) or View(job)
-        node_id = failure.node_id or view.current or None
+    def fail(self, job: RemoteJob, failure: Failure) -> None:
+        """Send the error: ComfyUI turns the failed node red and shows the message in its panel."""
+        progress = self._jobs.pop(job.prompt_id, None) or NodeProgress(job)
+        node_id = failure.node_id or progress.current or None
         if node_id:
-            view.set(node_id, 0, 1, "error")
-        blamed = job.request.prompt.get(failure.node_id, {})
-        self._say(view, "progress_state", {"prompt_id": job.prompt_id, "nodes": _only_errors(view.nodes)})
+            progress.set(node_id, 0, 1, "error")
+        failed_node = job.request.prompt.get(failure.node_id, {})
+        self._send(progress, "progress_state", {"prompt_id": job.prompt_id, "nodes": _only_errors(progress.nodes)})
         self._end(
-            view,
+            progress,
             "execution_error",
             {
                 "node_id": node_id,
-                "node_type": failure.class_type or blamed.get("class_type") or "Remote",
+                "node_type": failure.class_type or failed_node.get("class_type") or "Remote",
                 "executed": [],
                 "exception_message": failure.message,
                 "exception_type": f"Remote: {failure.code}" if failure.code else "Remote",
@@ -183,28 +181,28 @@ class Stage:
             },
         )
 
-    def interrupt(self, job: Job) -> None:
-        """A cancelled job: quiet."""
-        view = self._views.pop(job.prompt_id, None) or View(job)
-        node = job.request.prompt.get(view.current, {})
-        self._say(view, "progress_state", {"prompt_id": job.prompt_id, "nodes": {}})
-        about = {"node_id": view.current, "node_type": node.get("class_type", ""), "executed": []}
-        self._end(view, "execution_interrupted", about)
+    def interrupt(self, job: RemoteJob) -> None:
+        """Send the end of a cancelled job, which shows no error."""
+        progress = self._jobs.pop(job.prompt_id, None) or NodeProgress(job)
+        node = job.request.prompt.get(progress.current, {})
+        self._send(progress, "progress_state", {"prompt_id": job.prompt_id, "nodes": {}})
+        about = {"node_id": progress.current, "node_type": node.get("class_type", ""), "executed": []}
+        self._end(progress, "execution_interrupted", about)
 
-    def _end(self, view: View, event: str, more: dict[str, Any]) -> None:
-        sid, prompt_id = view.job.client_id, view.job.prompt_id
-        self._say(view, event, {"prompt_id": prompt_id, "timestamp": int(time.time() * 1000), **more})
-        self._say(view, "executing", {"node": None, "prompt_id": prompt_id})
-        self._lost_sight.discard(prompt_id)
-        self._front.pop(sid, None)  # the page has just forgotten every job's outlines, whichever was in front
-        self.settle(sid)
+    def _end(self, progress: NodeProgress, event: str, more: dict[str, Any]) -> None:
+        sid, prompt_id = progress.job.client_id, progress.job.prompt_id
+        self._send(progress, event, {"prompt_id": prompt_id, "timestamp": int(time.time() * 1000), **more})
+        self._send(progress, "executing", {"node": None, "prompt_id": prompt_id})
+        self._unreachable.discard(prompt_id)
+        self._front.pop(sid, None)  # the page has just cleared every job's outlines, whichever was in front
+        self.refresh_front(sid)
 
-    def _say(self, view: View, event: str, data: dict[str, Any]) -> None:
-        self._voice.send(event, data, view.job.client_id)
+    def _send(self, progress: NodeProgress, event: str, data: dict[str, Any]) -> None:
+        self._sink.send(event, data, progress.job.client_id)
 
 
 def _only_errors(nodes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Old frontends leave a node green for ever that is never said to have ended."""
+    """Return the nodes with none running: old frontends leave such a node green for ever."""
     return {
         node_id: node if node["state"] != "running" else {**node, "state": "finished"}
         for node_id, node in nodes.items()

@@ -1,1 +1,1 @@
-"""A submitted job until it ends: its status by websocket or polling, told to the page."""
+"""A submitted job until it ends: its statuses by websocket or polling, and its progress in the page."""

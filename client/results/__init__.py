@@ -1,1 +1,1 @@
-"""What a job brought back: saved, and shown in the node that made it."""
+"""The results of a job: downloaded, saved, and shown in the nodes that made them."""

@@ -1,7 +1,7 @@
-"""What each node shows of a job's results, in the words of ComfyUI's own ``executed`` events. Pure.
+"""The output of each node, as in ComfyUI's own ``executed`` events. Pure.
 
-The keys are those of ComfyUI 0.3.64: SaveVideo and SaveWEBM say ``images`` with ``animated``, SaveAudio ``audio``,
-SaveLatent ``latents``, SaveGLB ``3d``, PreviewAny ``text``; VideoHelperSuite says ``gifs``.
+The keys are those of ComfyUI 0.3.64: SaveVideo and SaveWEBM use ``images`` with ``animated``, SaveAudio ``audio``,
+SaveLatent ``latents``, SaveGLB ``3d``, PreviewAny ``text``; VideoHelperSuite uses ``gifs``.
 """
 
 from __future__ import annotations
@@ -9,30 +9,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..jobs import Job
+from ..jobs import RemoteJob
 from ..media_types import AUDIO, MODELS_3D, PICTURES, VIDEO
 from ..sending.prompt import is_link
 
 _OTHER_KEYS = {".latent": "latents", **dict.fromkeys(MODELS_3D, "3d")}
-_TWINS = {"PreviewImage": "images", "PreviewAudio": "audio"}
-"""Nodes that show what another one saves, by the input that both read; a worker returns the saved file alone."""
+_PREVIEW_INPUTS = {"PreviewImage": "images", "PreviewAudio": "audio"}
+"""Preview nodes and the input they may share with a saving node, of which the worker returns only the saved file."""
 
 
-def outputs_of(job: Job, texts: dict[str, list[str]]) -> dict[str, Any]:
-    """Every node's output; a preview beside a saver of the same thing shows the same file."""
+def outputs_of(job: RemoteJob, texts: dict[str, list[str]]) -> dict[str, Any]:
+    """Return every node's output; a preview of the same input as a saving node shows the saved file."""
     outputs: dict[str, Any] = {}
     for file in sorted(job.files, key=lambda item: item["index"]):
         node_id = file["node_id"] or _only_saver(job)
         key = _key(Path(file["filename"]).suffix.lower(), _class_of(job, node_id))
         if node_id and key:
-            shown = {name: file[name] for name in ("filename", "subfolder", "type")}
+            entry = {name: file[name] for name in ("filename", "subfolder", "type")}
             output = outputs.setdefault(node_id, {})
-            output.setdefault(key, []).append(shown if key != "gifs" else {**shown, "format": _format(shown)})
-            if key == "images" and _moves(job, node_id, shown["filename"]):
+            output.setdefault(key, []).append(entry if key != "gifs" else {**entry, "format": _format(entry)})
+            if key == "images" and _is_animated(job, node_id, entry["filename"]):
                 output["animated"] = [True]
     for node_id, lines in texts.items():
         outputs.setdefault(node_id, {})["text"] = lines
-    return {**_twins(job, outputs), **outputs}
+    return {**_preview_outputs(job, outputs), **outputs}
 
 
 def _key(suffix: str, class_type: str) -> str:
@@ -43,28 +43,28 @@ def _key(suffix: str, class_type: str) -> str:
     return _OTHER_KEYS.get(suffix, "")
 
 
-def _moves(job: Job, node_id: str, filename: str) -> bool:
+def _is_animated(job: RemoteJob, node_id: str, filename: str) -> bool:
     return filename.lower().endswith(VIDEO) or "Animated" in _class_of(job, node_id)
 
 
-def _format(shown: dict[str, Any]) -> str:
-    suffix = Path(shown["filename"]).suffix.lower()
+def _format(entry: dict[str, Any]) -> str:
+    suffix = Path(entry["filename"]).suffix.lower()
     return f"{'video' if suffix in VIDEO else 'image'}/{suffix[1:]}"
 
 
-def _class_of(job: Job, node_id: str) -> str:
+def _class_of(job: RemoteJob, node_id: str) -> str:
     return str(job.request.prompt.get(node_id, {}).get("class_type"))
 
 
-def _only_saver(job: Job) -> str:
-    """The node of a result that names none, as other workers send them: the one SaveImage, if there is one."""
+def _only_saver(job: RemoteJob) -> str:
+    """Return the only SaveImage node, for results of other workers, which name no node; empty if there are more."""
     found = [node_id for node_id, node in job.request.prompt.items() if node["class_type"] == "SaveImage"]
     return found[0] if len(found) == 1 else ""
 
 
-def _twins(job: Job, outputs: dict[str, Any]) -> dict[str, Any]:
+def _preview_outputs(job: RemoteJob, outputs: dict[str, Any]) -> dict[str, Any]:
     prompt, found = job.request.prompt, {}
-    for kind, key in _TWINS.items():
+    for kind, key in _PREVIEW_INPUTS.items():
         sources = {
             tuple(prompt[node_id]["inputs"][key]): output
             for node_id, output in outputs.items()

@@ -1,1 +1,1 @@
-"""The endpoint over HTTP, and what its answers mean."""
+"""The endpoint over HTTP, and the meaning of its statuses."""

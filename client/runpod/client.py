@@ -1,17 +1,18 @@
-"""RunPod's HTTP as the pack uses it: run, status, cancel, health; and the events of an endpoint of one's own.
+"""RunPod's HTTP API as the pack uses it: run, status, cancel, health; and the events of our own endpoint.
 
-Every refusal is a sentence for people.
+Every error is a sentence for the user.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import re
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 
@@ -19,20 +20,20 @@ RUN_LIMIT_BYTES = 10 * 1000 * 1000  # RunPod refuses a larger /run
 ANSWER_LIMIT_BYTES = 256 * 1024 * 1024
 _CONNECT_S = 15
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=60)
-_HEARTBEAT_S = 10  # a socket whose other end has gone without a word is noticed within one and a half of these
+_HEARTBEAT_S = 10  # a socket whose other end has vanished is noticed within one and a half of these
 _SLOW_DOWN_TRIES = 4
 
 
 @dataclass(frozen=True)
 class Target:
-    """An endpoint and its key; the key stays out of every printed form."""
+    """An endpoint and its key, which is left out of its ``repr``."""
 
     base: str
     key: str = field(repr=False)
 
 
 class EndpointError(Exception):
-    """The endpoint said no, or nothing. ``kind``: network, key, missing, busy, server, refused, redirect, nonsense."""
+    """A request to the endpoint failed. ``kind``: network, key, missing, busy, server, refused, redirect, nonsense."""
 
     def __init__(self, kind: str, message: str, *, status: int | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -40,13 +41,13 @@ class EndpointError(Exception):
 
 
 class RunPodClient:
-    """One HTTP session, opened at the first call, closed once."""
+    """An HTTP session with endpoints, opened at the first call."""
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
 
     async def run(self, target: Target, fields: dict[str, Any]) -> str:
-        """Submit a job; its id at RunPod. Tried again only after 429, when it was certainly not taken."""
+        """Submit a job and return its id. Retried only after 429, when the job was certainly not accepted."""
         body = await asyncio.to_thread(encode, {"input": fields})
         for attempt in range(_SLOW_DOWN_TRIES):
             try:
@@ -59,12 +60,13 @@ class RunPodClient:
         job_id = answer.get("id")
         if not isinstance(job_id, str) or not job_id:
             raise EndpointError(
-                "nonsense", "The endpoint took the job but gave no id. Is this the address of a RunPod endpoint?"
+                "nonsense",
+                "The endpoint accepted the job but returned no id. Is this the address of a RunPod endpoint?",
             )
         return job_id
 
     async def status(self, target: Target, job_id: str) -> dict[str, Any]:
-        """What the endpoint knows about a job."""
+        """Return the status of a job."""
         return await self._call(target, "GET", f"/status/{quote(job_id, safe='')}")
 
     async def cancel(self, target: Target, job_id: str) -> dict[str, Any]:
@@ -72,11 +74,11 @@ class RunPodClient:
         return await self._call(target, "POST", f"/cancel/{quote(job_id, safe='')}", b"{}")
 
     async def health(self, target: Target) -> dict[str, Any]:
-        """Workers and jobs of the endpoint."""
+        """Return the endpoint's counts of workers and jobs."""
         return await self._call(target, "GET", "/health")
 
     async def events(self, target: Target, job_id: str) -> aiohttp.ClientWebSocketResponse:
-        """Open a job's websocket, whose every text frame is what :meth:`status` answers."""
+        """Open a job's websocket; every text frame has the shape of :meth:`status`."""
         opening: Awaitable[Any] = self._opened().ws_connect(
             f"{target.base}/events/{quote(job_id, safe='')}",
             headers={"Authorization": f"Bearer {target.key}"},
@@ -87,7 +89,9 @@ class RunPodClient:
         try:
             return await asyncio.wait_for(opening, _CONNECT_S)
         except _RedirectError:
-            raise EndpointError("redirect", "The endpoint's events are redirected, which is not followed.") from None
+            raise EndpointError(
+                "redirect", "The endpoint redirects its events, and redirects are not followed."
+            ) from None
         except aiohttp.WSServerHandshakeError as error:
             kind = "server" if error.status >= 500 or error.status == 429 else "missing"
             raise EndpointError(kind, f"The endpoint has no events ({error.status}).", status=error.status) from None
@@ -95,7 +99,7 @@ class RunPodClient:
             raise EndpointError("network", f"The endpoint's events broke ({type(error).__name__}).") from None
 
     async def close(self) -> None:
-        """End the session; idempotent."""
+        """Close the session; idempotent."""
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -103,7 +107,7 @@ class RunPodClient:
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             trace = aiohttp.TraceConfig()
-            trace.on_request_redirect.append(_refuse_redirect)
+            trace.on_request_redirect.append(_reject_redirect)
             self._session = aiohttp.ClientSession(
                 cookie_jar=aiohttp.DummyCookieJar(), timeout=_TIMEOUT, trace_configs=[trace]
             )
@@ -117,32 +121,49 @@ class RunPodClient:
             ) as response:
                 return await _read(response, target, path)
         except asyncio.TimeoutError:
-            raise EndpointError("network", f"The endpoint did not answer in time.{_doubt(path)}") from None
-        except aiohttp.ClientConnectorError:
-            raise EndpointError("network", "The endpoint cannot be reached. Is this computer online?") from None
+            raise EndpointError("network", f"The endpoint did not answer in time.{_after_run(path)}") from None
+        except aiohttp.ClientConnectorError as error:
+            raise EndpointError("network", _unreachable(target, error)) from None
         except aiohttp.ClientError as error:
-            # Only the kind: the text of some errors repeats headers or the whole address.
-            message = f"The connection to the endpoint broke ({type(error).__name__}).{_doubt(path)}"
+            # Only the type: the text of some errors repeats headers or the whole address.
+            message = f"The connection to the endpoint broke ({type(error).__name__}).{_after_run(path)}"
             raise EndpointError("network", message) from None
 
 
 class _RedirectError(Exception):
-    """The other side sends a websocket's handshake elsewhere."""
+    """The endpoint redirects a websocket's handshake."""
 
 
-async def _refuse_redirect(*_: Any) -> None:
-    """A websocket's handshake cannot be told not to follow: this is called before it would."""
+async def _reject_redirect(*_: Any) -> None:
+    """Stop a redirect of a websocket's handshake, for which aiohttp has no option."""
     raise _RedirectError
 
 
-def _doubt(path: str) -> str:
+def _unreachable(target: Target, error: aiohttp.ClientConnectorError) -> str:
+    address = urlsplit(target.base)
+    if isinstance(error, aiohttp.ClientSSLError):
+        return f"No secure connection to {address.netloc} is possible. Does its address begin with http:// instead?"
+    if is_loopback(address.hostname or ""):
+        return f"Nothing answers at {address.scheme}://{address.netloc}. Is `make endpoint` running?"
+    return f"The endpoint cannot be reached at {address.netloc}. Is this computer online?"
+
+
+def is_loopback(host: str) -> bool:
+    """Return True for an address or a name of this machine."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _after_run(path: str) -> str:
     if path != "/run":
         return ""
-    return " It may have taken the job: look in RunPod's console before you queue it again."
+    return " It may have accepted the job: look in RunPod's console before you queue it again."
 
 
 def encode(value: dict[str, Any]) -> bytes:
-    """JSON as it is sent, and as its size counts."""
+    """Return the JSON that is sent; its length is what RunPod limits."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
@@ -153,42 +174,48 @@ async def _read(response: aiohttp.ClientResponse, target: Target, path: str) -> 
         if len(data) > ANSWER_LIMIT_BYTES:
             raise EndpointError("nonsense", f"The endpoint's answer is larger than {ANSWER_LIMIT_BYTES // 2**20} MB.")
     if response.status != 200:
-        raise _refusal(response, bytes(data[:4096]), target, path)
+        raise _status_error(response, bytes(data[:4096]), target, path)
     try:
         value = await asyncio.to_thread(json.loads, bytes(data))
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise EndpointError("nonsense", "The endpoint answered something that is not RunPod's JSON. Check its address.")
+        raise EndpointError("nonsense", "The endpoint's answer is not RunPod's JSON. Check its address.")
     return value
 
 
-def _refusal(response: aiohttp.ClientResponse, body: bytes, target: Target, path: str) -> EndpointError:
-    status, said = response.status, _words(body, target.key)
+def _status_error(response: aiohttp.ClientResponse, body: bytes, target: Target, path: str) -> EndpointError:
+    status, reason = response.status, _reason(body, target.key)
     if 300 <= status < 400:
         return EndpointError(
-            "redirect", f"The endpoint answers with a redirect ({status}), which is not followed.", status=status
+            "redirect",
+            f"The endpoint redirects ({status}), and redirects are not followed. Check its address.",
+            status=status,
         )
     if status in (401, 403):
-        message = f"The endpoint refused the API key ({status}). Open Remote Config and enter one that may use it."
+        message = (
+            f"The endpoint refused the API key ({status}). Enter a key that may use this endpoint in Remote Config."
+        )
         return EndpointError("key", message, status=status)
     if status == 404:
         what = (
             "does not know this job"
             if path.startswith(("/status", "/cancel"))
-            else "does not exist; check Remote Config"
+            else "does not exist; check its address in Remote Config"
         )
         return EndpointError("missing", f"The endpoint {what} (404).", status=status)
     if status == 413:
-        return EndpointError("refused", "The job is larger than the endpoint takes (413).", status=status)
+        return EndpointError("refused", "The job is larger than the endpoint accepts (413).", status=status)
     if status == 429:
         after = _seconds(response.headers.get("Retry-After"))
-        return EndpointError("busy", "The endpoint asks to slow down (429).", status=status, retry_after=after)
+        return EndpointError(
+            "busy", "The endpoint is busy and asks to slow down (429).", status=status, retry_after=after
+        )
     kind = "server" if status >= 500 else "refused"
-    return EndpointError(kind, f"The endpoint answered {status}{f': {said}' if said else ''}.", status=status)
+    return EndpointError(kind, f"The endpoint answered {status}{f': {reason}' if reason else ''}.", status=status)
 
 
-def _words(body: bytes, key: str) -> str:
+def _reason(body: bytes, key: str) -> str:
     try:
         value = json.loads(body)
         text = value.get("error") or value.get("message") or value.get("detail") if isinstance(value, dict) else ""

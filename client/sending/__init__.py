@@ -1,1 +1,1 @@
-"""From a queued prompt to a submitted job: the prompt, its input files, its expected length."""
+"""From a queued prompt to a submitted job: the prompt, its input files, its estimated length."""

@@ -1,4 +1,4 @@
-"""Progress where the endpoint sends none: total sampler steps x ms per step. Pure."""
+"""Estimated progress for workers that send none: sampler steps x ms per step. Pure."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from .prompt import Prompt, is_link
 
 _FALLBACK_STEPS = 20
-_MOST_STEPS = 1_000_000  # JSON knows infinity, and a number that is none
+_MOST_STEPS = 1_000_000  # JSON allows Infinity and NaN
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """One node that samples, and how many steps it takes."""
+    """A sampler node and its number of steps."""
 
     node_id: str
     steps: int
@@ -21,7 +21,7 @@ class Sampler:
 
 @dataclass(frozen=True)
 class Position:
-    """Where an estimated run is: this node at this step."""
+    """The estimated node and step of a run."""
 
     node_id: str
     step: int
@@ -30,7 +30,7 @@ class Position:
 
 
 def execution_order(prompt: Prompt, targets: list[str] | None = None) -> list[str]:
-    """Node ids, each after what it needs. An explicit stack: a chain of nodes may be longer than Python's."""
+    """Return node ids, each after its inputs. Not recursive: a chain may be longer than Python's stack."""
     order: list[str] = []
     seen: set[str] = set()
     stack = [(node_id, False) for node_id in reversed(targets or list(prompt))]
@@ -47,7 +47,7 @@ def execution_order(prompt: Prompt, targets: list[str] | None = None) -> list[st
 
 
 def samplers(prompt: Prompt, targets: list[str] | None = None) -> list[Sampler]:
-    """Every sampler in the order it will run."""
+    """Return the samplers in the order they will run."""
     found = []
     for node_id in execution_order(prompt, targets):
         node = prompt[node_id]
@@ -69,7 +69,7 @@ def _steps(node: dict[str, Any], prompt: Prompt) -> int:
 
 
 def _number(value: Any, prompt: Prompt, names: tuple[str, ...], otherwise: int = _FALLBACK_STEPS) -> int:
-    """A number, followed through links."""
+    """Return a number, following links to other nodes."""
     for _ in range(20):
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return int(min(max(0, value), _MOST_STEPS))
@@ -82,7 +82,7 @@ def _number(value: Any, prompt: Prompt, names: tuple[str, ...], otherwise: int =
 
 
 def position(plan: list[Sampler], elapsed_ms: float, ms_per_step: float) -> Position | None:
-    """Where a run is after so long. The last step is never shown as done: only the endpoint knows when it is."""
+    """Estimate the position after a time. The last step is never done: only the endpoint knows when it is."""
     done: list[str] = []
     left = elapsed_ms / max(ms_per_step, 1)
     for index, sampler in enumerate(plan):
@@ -95,8 +95,8 @@ def position(plan: list[Sampler], elapsed_ms: float, ms_per_step: float) -> Posi
     return None
 
 
-def learned(before: float | None, run_ms: float, plan: list[Sampler]) -> float | None:
-    """The speed after one more finished job: a moving mean, so that one odd job does not spoil it."""
+def updated_ms_per_step(before: float | None, run_ms: float, plan: list[Sampler]) -> float | None:
+    """Return the speed with one more finished job: a moving average, which one odd job changes little."""
     steps = sum(sampler.steps for sampler in plan)
     if steps == 0 or run_ms <= 0:
         return before

@@ -1,4 +1,4 @@
-"""Input files travel with the job: what LoadImage and its kin name, from ComfyUI's own folders and nowhere else."""
+"""The input files of a job: those that LoadImage and similar nodes name, from ComfyUI's own folders only."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from ..media_types import AUDIO, MODELS_3D, PICTURES, VIDEO
-from .prompt import Prompt, PromptProblem
-from .uploads import Source
+from .prompt import Prompt, PromptError
+from .uploads import UploadSource
 
 NAMED = (*PICTURES, ".jpeg", ".bmp", ".tif", ".tiff", *VIDEO, *AUDIO, *MODELS_3D, ".latent")
-"""What a node without an upload button, such as LoadLatent, may have chosen from the input folder; no models."""
+"""Files of the input folder that a node without an upload button, such as LoadLatent, may choose; no models."""
 UPLOADS = ("image_upload", "animated_image_upload", "video_upload", "audio_upload", "mesh_upload", "file_upload")
-ENTRY_BYTES = 200  # what stands around a file in the job's JSON: its name above all
-LINK_BYTES = 1500  # a link: keys of some stores are long
+ENTRY_BYTES = 200  # of JSON around a file in the job, most of it the file's name
+LINK_BYTES = 1500  # of a signed link: access keys of some stores are long
 Folders = dict[str, Path]
 InputTypes = Callable[[str], dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Input:
-    """A file that one input of a node names."""
+class FileInput:
+    """A file named by an input of a node."""
 
     node_id: str
     class_type: str
@@ -32,32 +32,32 @@ class Input:
     path: Path
     size: int
 
-    def problem(self, text: str) -> PromptProblem:
-        """A refusal that turns its node red."""
-        return PromptProblem(text, self.node_id, self.class_type, self.name)
+    def error(self, text: str) -> PromptError:
+        """Return an error that marks this node red."""
+        return PromptError(text, self.node_id, self.class_type, self.name)
 
 
-def find(prompt: Prompt, folders: Folders, input_types: InputTypes) -> list[Input]:
-    """Every input that names a file, by the nodes' own definitions; nothing is read yet.
+def find(prompt: Prompt, folders: Folders, input_types: InputTypes) -> list[FileInput]:
+    """Return every input that names a file, by the nodes' definitions. Reads no file.
 
     Raises:
-        PromptProblem: a file is missing or lies elsewhere.
+        PromptError: a file is missing or outside ComfyUI's folders.
     """
     found = []
     for node_id, name, kind in _file_inputs(prompt, folders, input_types):
         path = _find(node_id, prompt[node_id], name, kind, folders)
-        found.append(Input(node_id, prompt[node_id]["class_type"], name, path, path.stat().st_size))
+        found.append(FileInput(node_id, prompt[node_id]["class_type"], name, path, path.stat().st_size))
     return found
 
 
-def take(prompt: Prompt, found: list[Input]) -> tuple[Prompt, dict[str, Source]]:
-    """The prompt with content-named inputs, and what is behind each name. Reads every file once.
+def name_by_content(prompt: Prompt, found: list[FileInput]) -> tuple[Prompt, dict[str, UploadSource]]:
+    """Return the prompt with inputs named by their content, and the file of each name. Reads every file once.
 
-    A name of its content's hash keeps two people's ``example.png`` apart on one worker, and the worker's cache right.
+    Names with a hash keep two users' ``example.png`` apart on one worker, and the worker's cache correct.
     """
-    changed, sources, known = dict(prompt), {}, dict[Path, Source]()
+    changed, sources, known = dict(prompt), {}, dict[Path, UploadSource]()
     for each in found:
-        source = known.get(each.path) or Source.of(each.path)
+        source = known.get(each.path) or UploadSource.of(each.path)
         known[each.path] = source
         sent = f"{source.sha256[:16]}_{_plain(each.path.name)}"
         sources[sent] = source
@@ -66,9 +66,10 @@ def take(prompt: Prompt, found: list[Input]) -> tuple[Prompt, dict[str, Source]]
     return changed, sources
 
 
-def too_many(sizes: dict[str, int], room: int) -> list[str]:
-    """The names of the files that must go by link so that the others fit into ``room`` bytes of a job: the largest
-    first, so that as few as can be leave the job, and none while all of them fit. ``sizes`` are encoded. Pure.
+def choose_linked(sizes: dict[str, int], room: int) -> list[str]:
+    """Return the names to send as links so that the other files fit into ``room`` bytes: as few as possible.
+
+    The largest go first. ``sizes`` are those of the encoded files.
     """
     linked: list[str] = []
     left = sum(sizes.values())
@@ -80,30 +81,30 @@ def too_many(sizes: dict[str, int], room: int) -> list[str]:
     return linked
 
 
-def inline(name: str, source: Source) -> dict[str, str]:
-    """A file as it stands in the job."""
+def inline(name: str, source: UploadSource) -> dict[str, str]:
+    """Return a file as an entry of the job."""
     return {"name": name, "b64": base64.b64encode(source.path.read_bytes()).decode()}
 
 
 def encoded_size(size: int) -> int:
-    """A file's bytes within a job."""
+    """Return the bytes of a file within a job."""
     return (size + 2) // 3 * 4 + ENTRY_BYTES
 
 
-def too_large(found: list[Input], limit: int, problem: str = "") -> PromptProblem:
-    """The refusal of inputs that a job cannot hold, where there is no bucket."""
+def too_large(found: list[FileInput], limit: int, problem: str = "") -> PromptError:
+    """Return the error for inputs that do not fit into a job when there is no bucket."""
     largest = max(found, key=lambda each: each.size)
     total = sum({each.path: encoded_size(each.size) for each in found}.values())
     text = (
         f"The input files are too large to send: with {largest.path.name} they are {total / 1e6:.1f} MB, and RunPod "
-        f"takes {limit / 1e6:.0f} MB in one job. "
+        f"accepts {limit / 1e6:.0f} MB in one job. "
     )
-    way = problem or "A bucket lifts the limit: enter yours in Remote Config, under Bucket for large inputs."
-    return largest.problem(f"{text}{way} Or use a smaller file.")
+    remedy = problem or "Use a smaller file, or enter a bucket in Remote Config under Bucket for large inputs."
+    return largest.error(f"{text}{remedy}")
 
 
 def _file_inputs(prompt: Prompt, folders: Folders, input_types: InputTypes) -> Iterator[tuple[str, str, str]]:
-    """(node, input, folder): what the UI offers an upload for, and what is chosen from a list of the input folder."""
+    """Yield (node, input, folder) of inputs with an upload button, and of those chosen from the input folder's list."""
     for node_id, node in prompt.items():
         for name, spec in _specs(input_types(node["class_type"])):
             value, options = node["inputs"].get(name), _options(spec)
@@ -121,7 +122,7 @@ def _options(spec: Any) -> dict[str, Any]:
 
 
 def _choices(spec: Any) -> list[Any]:
-    """Of a list to choose from, in either of the ways that ComfyUI's nodes write it."""
+    """Return the options of a combo input, in either of the forms of ComfyUI's nodes."""
     first = spec[0] if isinstance(spec, (list, tuple)) and spec else None
     choices = first if isinstance(first, list) else _options(spec).get("options")
     return choices if isinstance(choices, list) else []
@@ -136,8 +137,8 @@ def _specs(definition: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 def _find(node_id: str, node: dict[str, Any], name: str, kind: str, folders: Folders) -> Path:
     value = node["inputs"][name]
 
-    def problem(text: str) -> PromptProblem:
-        return PromptProblem(text, node_id, node["class_type"], name)
+    def error(text: str) -> PromptError:
+        return PromptError(text, node_id, node["class_type"], name)
 
     if annotated := re.fullmatch(r"(.+?) \[(input|output|temp)\]", value):
         value, kind = annotated[1], annotated[2]
@@ -146,11 +147,11 @@ def _find(node_id: str, node: dict[str, Any], name: str, kind: str, folders: Fol
         path = (folder / value.replace("\\", "/")).resolve()
         inside, is_file = path.is_relative_to(folder), path.is_file()
     except (OSError, ValueError):
-        raise problem(f"{value[:100]!r} is not a file name.") from None
+        raise error(f"{value[:100]!r} is not a file name.") from None
     if not inside:
-        raise problem(f"{value[:100]!r} lies outside ComfyUI's {kind} folder and is not sent.")
+        raise error(f"{value[:100]!r} is outside ComfyUI's {kind} folder, so it is not sent.")
     if not is_file:
-        raise problem(f"There is no file {value[:100]!r} in ComfyUI's {kind} folder.")
+        raise error(f"There is no file {value[:100]!r} in ComfyUI's {kind} folder.")
     return path
 
 

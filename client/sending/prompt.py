@@ -1,4 +1,4 @@
-"""What is sent: the UI's prompt without the nodes that mean something only here. Pure."""
+"""The prompt that is sent: the UI's, without the nodes that work only on this machine. Pure."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any
 Prompt = dict[str, Any]
 
 REPO_LIST_TITLE = "repo_list"
-LOCAL_CLASSES = ("RemoteResults",)  # they read this machine's folders, which no worker has
+LOCAL_CLASSES = ("RemoteResults",)  # they read folders of this machine
 SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")
 _TEXT_INPUTS = ("text", "string", "value", "prompt", "multiline_text")
 
 
-class PromptProblem(Exception):
-    """The prompt cannot be sent; names the node where there is one, so that it turns red."""
+class PromptError(Exception):
+    """The prompt cannot be sent. If it names a node, ComfyUI marks that node red."""
 
     def __init__(self, message: str, node_id: str | None = None, class_type: str = "", input_name: str = "") -> None:
         super().__init__(message)
         self.message, self.node_id, self.class_type, self.input_name = message, node_id, class_type, input_name
 
     def body(self) -> dict[str, Any]:
-        """The answer in the shape of ComfyUI's own ``/prompt``."""
+        """Return the error in the shape of ComfyUI's own ``/prompt``."""
         kind = "remote_serverless"
         error = {"type": kind, "message": self.message, "details": "", "extra_info": {}}
         if self.node_id is None:
@@ -36,28 +36,32 @@ class PromptProblem(Exception):
 
 
 def is_link(value: Any) -> bool:
-    """Whether an input comes from another node."""
+    """Return True if the input is connected to another node."""
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
 
 
 def check_prompt(prompt: Any) -> Prompt:
-    """Make sure that it is an API prompt."""
+    """Return the prompt if it has the shape of an API prompt.
+
+    Raises:
+        PromptError: it has not.
+    """
     if not isinstance(prompt, dict) or not prompt:
-        raise PromptProblem("There is nothing to run: the prompt has no nodes.")
+        raise PromptError("There is nothing to run: the prompt has no nodes.")
     for node_id, node in prompt.items():
         if (
             not isinstance(node, dict)
             or not isinstance(node.get("class_type"), str)
             or not isinstance(node.get("inputs"), dict)
         ):
-            raise PromptProblem(f"Node {node_id} of the prompt is not a node.")
+            raise PromptError(f"Node {node_id} of the prompt has no class_type or no inputs.")
     return prompt
 
 
 def take_repo_list(prompt: Prompt, workflow: Any) -> tuple[Prompt, str]:
-    """The prompt without the nodes titled ``repo_list``, and their text.
+    """Return the prompt without the nodes titled ``repo_list``, and their text.
 
-    Who reads from such a node gets its text instead of the link, so that nothing dangles.
+    An input connected to such a node gets its text in place of the link.
     """
     texts = {node_id: _text_of(node_id, prompt) for node_id in sorted(_titled(prompt, workflow))}
     if not texts:
@@ -94,12 +98,12 @@ def _text_of(node_id: str, prompt: Prompt) -> str:
             return str(inputs[name])
     if any(is_link(value) for value in inputs.values()):
         message = "The text of the node titled repo_list comes from another node. Write the list into the node itself."
-        raise PromptProblem(message, node_id, node["class_type"], next(iter(inputs)))
+        raise PromptError(message, node_id, node["class_type"], next(iter(inputs)))
     return ""
 
 
 def drop_local_nodes(prompt: Prompt) -> Prompt:
-    """The prompt without the nodes that show this machine's results, and without what hangs on them."""
+    """Return the prompt without the nodes that load this machine's results, and without those connected to them."""
     gone = {node_id for node_id, node in prompt.items() if node["class_type"] in LOCAL_CLASSES}
     grown = bool(gone)
     while grown:
@@ -112,28 +116,32 @@ def drop_local_nodes(prompt: Prompt) -> Prompt:
         grown = bool(more)
     left = {node_id: node for node_id, node in prompt.items() if node_id not in gone}
     if not left:
-        raise PromptProblem("There is nothing to run remotely: these nodes only show what is on this machine.")
+        raise PromptError("There is nothing to run remotely: these nodes only load results of this machine.")
     return left
 
 
 def targets_of(value: Any, prompt: Prompt) -> list[str] | None:
-    """The outputs that alone shall run; None for all. Never silently all when some were asked for: that costs money."""
+    """Return the chosen output nodes; None for all.
+
+    Raises:
+        PromptError: none of the chosen ones is left; to run all of them instead would cost money.
+    """
     if not isinstance(value, list):
         return None
     left = [str(node_id) for node_id in value if str(node_id) in prompt]
     if value and not left:
-        raise PromptProblem("None of the chosen outputs can run remotely.")
+        raise PromptError("None of the chosen outputs can run remotely.")
     return left or None
 
 
 def without_secrets(extra_data: Any) -> dict[str, Any]:
-    """The prompt's extra data without the logins that the UI adds for paid API nodes."""
+    """Return the extra data without the logins that the UI adds for paid API nodes."""
     given = extra_data if isinstance(extra_data, dict) else {}
     return {name: value for name, value in given.items() if name not in SECRETS}
 
 
 def workflow_of(extra_data: dict[str, Any]) -> dict[str, Any]:
-    """The UI's workflow that travels with the prompt; empty when there is none."""
+    """Return the UI's workflow that is sent with the prompt; empty if there is none."""
     pnginfo = extra_data.get("extra_pnginfo")
     workflow = pnginfo.get("workflow") if isinstance(pnginfo, dict) else None
     return workflow if isinstance(workflow, dict) else {}

@@ -1,1 +1,1 @@
-"""What Remote Config saves: endpoint, key, options and bucket."""
+"""The settings that Remote Config saves: endpoint, key, options and bucket."""

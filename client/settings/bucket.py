@@ -1,4 +1,4 @@
-"""The bucket for large inputs: RunPod's own variables, or what Remote Config keeps in a file of the owner's alone."""
+"""The bucket for large inputs, from RunPod's own variables or from the private file of Remote Config."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..s3 import Bucket
-from .config import ConfigError, is_near, origin_of, read_private, write_private
+from ..s3 import SignedBucket
+from .config import ConfigError, is_local_network, origin_of, read_private, write_private
 
 VARIABLES = {
     "address": "BUCKET_ENDPOINT_URL",
@@ -22,16 +22,16 @@ _KEYS = FIELDS[3:]
 
 
 class BucketConfig:
-    """What is saved goes before the environment. The keys are never told; nor is the secret ever sent."""
+    """Saved settings override the environment. Keys are never returned; the secret never leaves this machine."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "bucket.json"
 
     def change(self, typed: Any) -> None:
-        """Keep a bucket; keys that are left empty stay as they are, for the address that they were entered for.
+        """Save a bucket. Empty keys keep the saved ones if the address is still of the same origin.
 
         Raises:
-            ConfigError: why it cannot be kept.
+            ConfigError: the bucket cannot be used.
         """
         values = self._with_saved_keys(_strings(typed))
         _bucket(values)
@@ -44,30 +44,30 @@ class BucketConfig:
         return values
 
     def forget(self) -> None:
-        """Remove the saved bucket, its keys included."""
+        """Remove the saved bucket and its keys."""
         self._path.unlink(missing_ok=True)
 
-    def bucket(self, typed: Any = None) -> Bucket | None:
-        """The bucket to use, or the one that would be with what is typed; None where none is set.
+    def bucket(self, typed: Any = None) -> SignedBucket | None:
+        """Return the bucket to use, or the one in ``typed``; None if none is set.
 
         Raises:
-            ConfigError: what is set cannot be used.
+            ConfigError: the bucket cannot be used.
         """
         if isinstance(typed, dict) and any(typed.values()):
             return _bucket(self._with_saved_keys(_strings(typed)))
         values, source = self._values()
         return _bucket(values) if source else None
 
-    def told(self) -> dict[str, Any]:
-        """What the page may know."""
+    def public(self) -> dict[str, Any]:
+        """Return the settings without the keys."""
         values, source = self._values()
         problem = ""
         try:
             self.bucket()
         except ConfigError as error:
             problem = str(error)
-        shown = {name: value for name, value in values.items() if name not in _KEYS}
-        return {**shown, "configured": bool(source) and not problem, "source": source, "problem": problem}
+        without_keys = {name: value for name, value in values.items() if name not in _KEYS}
+        return {**without_keys, "configured": bool(source) and not problem, "source": source, "problem": problem}
 
     def _values(self) -> tuple[dict[str, str], str | None]:
         saved = _strings(read_private(self._path))
@@ -82,17 +82,17 @@ def _strings(values: Any) -> dict[str, str]:
     return {name: str(given.get(name) or "").strip() for name in FIELDS}
 
 
-def _bucket(values: dict[str, str]) -> Bucket:
+def _bucket(values: dict[str, str]) -> SignedBucket:
     for name, what in (("address", "address"), ("access_key_id", "access key id"), ("secret_access_key", "secret key")):
         if not values[name]:
             raise ConfigError(f"The bucket's {what} is missing ({VARIABLES[name]}).")
     if any(not value.isascii() or not value.isprintable() or len(value) > 500 for value in values.values()):
-        raise ConfigError("The bucket's settings have characters that none has: copy them again, each in one piece.")
+        raise ConfigError("The bucket's settings contain characters that are not allowed. Copy each of them again.")
     try:
-        bucket = Bucket.of(*(values[name] for name in FIELDS))
+        bucket = SignedBucket.of(*(values[name] for name in FIELDS))
     except ValueError as error:
         raise ConfigError(f"The bucket's address {error}") from None
     url = urlsplit(bucket.base)
-    if url.scheme == "http" and not is_near(url.hostname or ""):
-        raise ConfigError("Files must not travel unencrypted: use https:// for the bucket.")
+    if url.scheme == "http" and not is_local_network(url.hostname or ""):
+        raise ConfigError("Files must not be sent unencrypted. Use https:// for the bucket.")
     return bucket

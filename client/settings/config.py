@@ -1,4 +1,4 @@
-"""Where prompts go, and with which key. The page may read the settings; only its endpoint ever gets the key."""
+"""The endpoint, its key and the options. The page may read the settings; the key is sent to its endpoint only."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..runpod.client import is_loopback
+
 RUNPOD = "https://api.runpod.ai"
 DEFAULT_MS_PER_STEP = 600
 FORMATS = ("original", "webp", "jpeg")
@@ -20,12 +22,12 @@ _PATH = re.compile(r"((?:/[A-Za-z0-9_-]+)*/v2/[A-Za-z0-9][A-Za-z0-9_-]*)(?:/(?:r
 
 
 class ConfigError(ValueError):
-    """A setting that cannot be used; the message says why and what to enter."""
+    """A setting cannot be used; the message is the reason and what to enter."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What the dialog shows. ``ms_per_step`` is what the person set; None: learned from finished jobs."""
+class ClientSettings:
+    """The settings of the dialog. ``ms_per_step`` is None where it is learned from finished jobs."""
 
     endpoint: str = ""
     ms_per_step: int | None = None
@@ -37,7 +39,11 @@ class Settings:
 
 
 def parse_endpoint(text: str) -> str:
-    """The base URL behind what a person pastes: an id, a base, or the address of /run."""
+    """Return the base URL of an endpoint id, a base URL, or the address of /run.
+
+    Raises:
+        ConfigError: the text is none of these.
+    """
     text = text.strip()
     if not text:
         return ""
@@ -47,44 +53,47 @@ def parse_endpoint(text: str) -> str:
         url = urlsplit(text)
         host, port = url.hostname, url.port
     except ValueError:
-        raise ConfigError("The endpoint is not a valid address.") from None
+        raise ConfigError("The endpoint's address is not valid.") from None
     if url.scheme not in ("https", "http") or not host:
-        raise ConfigError(f"Enter the endpoint's id, or its address such as {RUNPOD}/v2/<ENDPOINT_ID>/run.")
+        raise ConfigError(f"Enter the endpoint's id, or its address, such as {RUNPOD}/v2/<ENDPOINT_ID>/run.")
     if url.username or url.password or url.query or url.fragment:
-        raise ConfigError("The endpoint's address must have no user, query or fragment; the key has its own field.")
-    if url.scheme == "http" and not is_near(host):
         raise ConfigError(
-            "A key must not travel unencrypted: use https://, or http:// only to this machine or network."
+            "The endpoint's address must have no user, query or fragment. Enter the key in its own field."
+        )
+    if url.scheme == "http" and not is_local_network(host):
+        raise ConfigError(
+            "The key must not be sent unencrypted. Use https://; http:// works only for this machine or network."
         )
     path = _PATH.fullmatch(url.path)
     if path is None:
         raise ConfigError("The address must end in /v2/<ENDPOINT_ID> or /v2/<ENDPOINT_ID>/run.")
-    shown = f"[{host}]" if ":" in host else host
-    return f"{url.scheme}://{shown}{f':{port}' if port else ''}{path[1]}"
+    bracketed = f"[{host}]" if ":" in host else host
+    return f"{url.scheme}://{bracketed}{f':{port}' if port else ''}{path[1]}"
 
 
-def is_near(host: str) -> bool:
-    """Whether a host is on this machine or its network, where http may do."""
-    if host == "localhost":
-        return True
+def is_local_network(host: str) -> bool:
+    """Return True if the host is on this machine or its network, where http is allowed."""
     try:
-        address = ipaddress.ip_address(host)
+        return is_loopback(host) or ipaddress.ip_address(host).is_private
     except ValueError:
         return False
-    return address.is_loopback or address.is_private
 
 
 def origin_of(endpoint: str) -> str:
-    """Scheme, host and port: what a key is bound to."""
+    """Return scheme, host and port, which a key is bound to."""
     url = urlsplit(endpoint)
     return f"{url.scheme}://{url.netloc}"
 
 
 def check_key(key: str) -> str:
-    """A key as it can stand in a header."""
+    """Return the key without surrounding spaces, if it can be sent in a header.
+
+    Raises:
+        ConfigError: it contains other characters.
+    """
     key = key.strip()
     if not re.fullmatch(r"[\x21-\x7e]{4,512}", key):
-        raise ConfigError("The API key has characters that no key has: copy it again, in one piece.")
+        raise ConfigError("The API key contains characters that are not allowed. Copy the whole key again.")
     return key
 
 
@@ -98,33 +107,41 @@ class Config:
         self._settings_path, self._key_path = folder / "settings.json", folder / "key.json"
         self.settings = self._load()
 
-    def _load(self) -> Settings:
+    def _load(self) -> ClientSettings:
         stored = read_private(self._settings_path)
-        known = {field.name for field in fields(Settings)}
+        known = {field.name for field in fields(ClientSettings)}
         try:
-            return checked({name: value for name, value in stored.items() if name in known}, Settings())
+            return with_changes(ClientSettings(), {name: value for name, value in stored.items() if name in known})
         except ConfigError:
-            return Settings()
+            return ClientSettings()
 
     def change(self, changes: dict[str, Any]) -> None:
-        """Check and keep new settings."""
-        self.settings = checked(changes, self.settings)
+        """Check the changes and save the settings.
+
+        Raises:
+            ConfigError: a value cannot be used.
+        """
+        self.settings = with_changes(self.settings, changes)
         write_private(self._settings_path, asdict(self.settings))
 
-    def learn(self, ms_per_step: float) -> None:
-        """Keep what finished jobs teach about the endpoint's speed."""
+    def record_speed(self, ms_per_step: float) -> None:
+        """Save the speed that finished jobs had."""
         self.settings = replace(self.settings, learned_ms_per_step=round(ms_per_step, 1))
         write_private(self._settings_path, asdict(self.settings))
 
     @property
     def ms_per_step(self) -> float:
-        """The person's, else the learned, else a guess."""
+        """The value set in the dialog, else the learned one, else a default."""
         return float(self.settings.ms_per_step or self.settings.learned_ms_per_step or DEFAULT_MS_PER_STEP)
 
     # -- the key --
 
     def set_key(self, key: str, endpoint: str) -> None:
-        """Keep a key for one origin alone, so that a changed endpoint can never be handed another one's key."""
+        """Save the key for the endpoint's origin only, so that another endpoint never gets it.
+
+        Raises:
+            ConfigError: there is no endpoint, or the key cannot be used.
+        """
         if not endpoint:
             raise ConfigError("Enter the endpoint that the key is for.")
         write_private(self._key_path, {"origin": origin_of(endpoint), "key": check_key(key)})
@@ -134,11 +151,11 @@ class Config:
         self._key_path.unlink(missing_ok=True)
 
     def key_for(self, endpoint: str) -> str | None:
-        """The key to send there: the stored one if it is bound to that origin, else RUNPOD_API_KEY if that may go."""
+        """Return the key for an endpoint: the saved one if bound to its origin, else RUNPOD_API_KEY where allowed."""
         return self._key_and_source(endpoint)[0]
 
     def key_source(self, endpoint: str) -> str | None:
-        """Where the key comes from, ``saved`` or ``environment``; never the key."""
+        """Return the source of the key: ``saved``, ``environment`` or None."""
         return self._key_and_source(endpoint)[1]
 
     def _key_and_source(self, endpoint: str) -> tuple[str | None, str | None]:
@@ -148,21 +165,17 @@ class Config:
         if stored.get("origin") == origin and isinstance(stored.get("key"), str):
             return stored["key"], "saved"
         environment = os.environ.get("RUNPOD_API_KEY", "").strip()
-        if environment and (origin == RUNPOD or _is_loopback_origin(origin)):
+        if environment and (origin == RUNPOD or is_loopback(urlsplit(origin).hostname or "")):
             return environment, "environment"
         return None, None
 
 
-def _is_loopback_origin(origin: str) -> bool:
-    host = urlsplit(origin).hostname or ""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def with_changes(before: ClientSettings, changes: dict[str, Any]) -> ClientSettings:
+    """Return the settings with checked changes.
 
-
-def checked(changes: dict[str, Any], before: Settings) -> Settings:
-    """New settings out of old ones and changes."""
+    Raises:
+        ConfigError: a value cannot be used.
+    """
     new: dict[str, Any] = {}
     for name, value in changes.items():
         if name == "endpoint":
@@ -175,7 +188,7 @@ def checked(changes: dict[str, Any], before: Settings) -> Settings:
             new[name] = float(value) if isinstance(value, (int, float)) and 0 < value < 10**7 else None
         elif name == "result_format":
             if value not in FORMATS:
-                raise ConfigError(f"The pictures' format must be one of {', '.join(FORMATS)}.")
+                raise ConfigError(f"The picture format must be one of {', '.join(FORMATS)}.")
             new[name] = value
         elif name in ("previews", "keep_copy", "sidecars"):
             if not isinstance(value, bool):
@@ -195,7 +208,7 @@ def _milliseconds(value: Any) -> int | None:
 
 
 def read_private(path: Path) -> dict[str, Any]:
-    """What :func:`write_private` wrote; empty when it cannot be read."""
+    """Return the object that :func:`write_private` wrote; empty if it cannot be read."""
     try:
         value = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
@@ -204,7 +217,7 @@ def read_private(path: Path) -> dict[str, Any]:
 
 
 def write_private(path: Path, value: dict[str, Any]) -> None:
-    """Write a file whole or not at all, readable by its owner only (mkstemp makes it so before a byte is in it)."""
+    """Write a file whole or not at all, readable by its owner only (mkstemp creates it so)."""
     handle, part = tempfile.mkstemp(prefix=".part-", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from client.following.updates import Doors, Ear
+from client.following.updates import BackoffTable, JobUpdates
 from client.runpod.client import RunPodClient, Target
 from tests.client.endpoint import BREAK, KEY, completed, picture, png
 from tests.client.test_jobs import of, wait_state
@@ -175,20 +175,20 @@ def test_the_repositorys_own_endpoint_is_heard_and_not_asked(tmp_path, monkeypat
         worker, job_id = own.worker(), own.client.submit({})
 
         async def listen():
-            client, news = RunPodClient(), asyncio.Event()
-            ear = Ear(client, Doors(), job_id, news.set)
+            client, arrived = RunPodClient(), asyncio.Event()
+            updates = JobUpdates(client, BackoffTable(), job_id, arrived.set)
             target = Target(own.client.url, OWN_KEY)
-            heard = await ear.hear(target)  # asked, while the socket opens
-            await asyncio.wait_for(news.wait(), 10)
+            heard = await updates.next_statuses(target)  # asked, while the socket opens
+            await asyncio.wait_for(arrived.wait(), 10)
             monkeypatch.setattr(client, "status", None)  # asking would be an error from here on
             await asyncio.to_thread(worker.take)
             await asyncio.to_thread(worker.post, job_id, {"status": "IN_PROGRESS", "output": {"percent": 7}})
             await asyncio.to_thread(worker.post, job_id, {"output": "done"})
             while heard[-1]["status"] != "COMPLETED":
-                await asyncio.wait_for(news.wait(), 10)
-                news.clear()
-                heard += await ear.hear(target)
-            await ear.close()
+                await asyncio.wait_for(arrived.wait(), 10)
+                arrived.clear()
+                heard += await updates.next_statuses(target)
+            await updates.close()
             await client.close()
             return heard
 

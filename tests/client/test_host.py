@@ -14,9 +14,9 @@ from aiohttp.test_utils import make_mocked_request
 from PIL import Image
 
 from client import install as setup
-from client.comfyui.access import Answer, guarded
-from client.comfyui.server import Host
-from client.jobs import DONE, FAILED, Job, Request
+from client.comfyui.access import HttpError, guarded
+from client.comfyui.server import LocalComfyUI
+from client.jobs import DONE, FAILED, RemoteJob, Request
 
 
 class Server:
@@ -47,8 +47,8 @@ class Paths:
         return str(self._root)
 
 
-def host(server, tmp_path, classes=dict):
-    return Host(server, Paths(tmp_path), classes)
+def local_comfyui(server, tmp_path, classes=dict):
+    return LocalComfyUI(server, Paths(tmp_path), classes)
 
 
 def jpeg(size=(4, 4)):
@@ -58,14 +58,14 @@ def jpeg(size=(4, 4)):
 
 
 def test_an_older_comfyui_keeps_secrets_beside_its_users(tmp_path):
-    assert host(Server(), tmp_path).private_folder == tmp_path / "__remote_serverless"
+    assert local_comfyui(Server(), tmp_path).private_folder == tmp_path / "__remote_serverless"
 
 
 def test_a_preview_goes_in_the_way_that_the_tab_understands(tmp_path):
     old, new = Server(), Server(supports_preview_metadata=True)
-    host(old, tmp_path).send_preview(b"jpeg", "3", "id", "tab")
+    local_comfyui(old, tmp_path).send_preview(b"jpeg", "3", "id", "tab")
     assert old.sent == [(1, b"\x00\x00\x00\x01jpeg", "tab")]
-    host(new, tmp_path).send_preview(jpeg(), "3", "id", "tab")
+    local_comfyui(new, tmp_path).send_preview(jpeg(), "3", "id", "tab")
     ((kind, (picture, about), _),) = new.sent
     assert (kind, picture[1].size, about["node_id"], about["prompt_id"]) == (4, (4, 4), "3", "id")
 
@@ -73,15 +73,15 @@ def test_a_preview_goes_in_the_way_that_the_tab_understands(tmp_path):
 @pytest.mark.parametrize("picture", [b"no picture", jpeg((2100, 2000))], ids=["broken", "too large"])
 def test_a_preview_that_is_none_is_left_out(tmp_path, picture):
     server = Server(supports_preview_metadata=True)
-    host(server, tmp_path).send_preview(picture, "3", "id", "tab")
+    local_comfyui(server, tmp_path).send_preview(picture, "3", "id", "tab")
     assert server.sent == []
 
 
 def test_numbers_and_counts_are_shared_with_the_local_queue(tmp_path):
     server = Server()
-    held = host(server, tmp_path)
+    held = local_comfyui(server, tmp_path)
     assert (held.next_number(), server.number) == (7, 8)
-    held.count(lambda: 3)
+    held.include_in_queue_count(lambda: 3)
     assert server.get_queue_info()["exec_info"]["queue_remaining"] == 5
     assert held.runs_locally("tab")
     assert not held.runs_locally("other")
@@ -91,9 +91,11 @@ def test_numbers_and_counts_are_shared_with_the_local_queue(tmp_path):
 @pytest.mark.parametrize("state", [DONE, FAILED])
 def test_a_finished_job_stands_in_comfyuis_history(tmp_path, state):
     server = Server()
-    job = Job("id", 1, "tab", "https://api.example/v2/x", Request({"9": {}}, {"a": 1}), state=state, error="broke")
+    job = RemoteJob(
+        "id", 1, "tab", "https://api.example/v2/x", Request({"9": {}}, {"a": 1}), state=state, error="broke"
+    )
     job.outputs = {"9": {"images": []}}
-    host(server, tmp_path).remember(job)
+    local_comfyui(server, tmp_path).add_to_history(job)
     entry = server.prompt_queue.history["id"]
     assert entry["status"]["completed"] == (state == DONE)
     assert (entry["outputs"], list(entry["meta"])) == (job.outputs, ["9"])
@@ -103,13 +105,13 @@ def test_a_finished_job_stands_in_comfyuis_history(tmp_path, state):
 def test_a_history_that_is_kept_otherwise_is_left_alone(tmp_path):
     server = Server()
     server.prompt_queue = SimpleNamespace()
-    host(server, tmp_path).remember(Job("id", 1, "tab", "", Request({}, {})))
+    local_comfyui(server, tmp_path).add_to_history(RemoteJob("id", 1, "tab", "", Request({}, {})))
 
 
 def test_a_node_that_only_the_worker_has_or_that_is_broken_has_no_inputs(tmp_path):
     classes = {"Odd": SimpleNamespace(INPUT_TYPES=lambda: 5)}
-    assert host(Server(), tmp_path, lambda: classes).input_types("Odd") == {}
-    assert host(Server(), tmp_path, lambda: classes).input_types("Gone") == {}
+    assert local_comfyui(Server(), tmp_path, lambda: classes).input_types("Odd") == {}
+    assert local_comfyui(Server(), tmp_path, lambda: classes).input_types("Gone") == {}
 
 
 # -- guards --
@@ -134,7 +136,7 @@ def test_a_fault_of_the_pack_is_an_answer_and_a_line_in_the_log(caplog):
         raise KeyError("secret")
 
     async def busy(fields):
-        raise Answer(409, {"error": "busy"})
+        raise HttpError(409, {"error": "busy"})
 
     response = answered(broken)
     assert (response.status, "secret" in response.text, "failed" in caplog.text) == (500, False, True)
@@ -156,14 +158,14 @@ def test_settings_are_for_the_own_machine(monkeypatch, remote, status):
 
 def test_where_there_is_no_comfyui_nothing_is_installed(monkeypatch):
     monkeypatch.setattr(setup, "PromptServer", None)
-    assert setup.install() is None
+    assert setup.install_pack() is None
 
 
 def test_a_second_copy_says_so_and_does_nothing(monkeypatch, caplog):
     routes = web.RouteTableDef()
     routes.post("/remote/run")(echo)
     monkeypatch.setattr(setup, "PromptServer", SimpleNamespace(instance=SimpleNamespace(routes=routes)))
-    setup.install()
+    setup.install_pack()
     assert "installed twice" in caplog.text
 
 
@@ -172,5 +174,5 @@ def test_a_disk_that_refuses_is_said(monkeypatch, tmp_path, caplog):
     server = SimpleNamespace(routes=web.RouteTableDef())
     monkeypatch.setattr(setup, "PromptServer", SimpleNamespace(instance=server))
     monkeypatch.setattr(setup, "folder_paths", Paths(tmp_path))
-    setup.install()
-    assert "cannot keep its files" in caplog.text
+    setup.install_pack()
+    assert "cannot write its settings and jobs" in caplog.text

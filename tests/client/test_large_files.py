@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from client.sending.uploads import Source
+from client.sending.uploads import UploadSource
 from tests.client.conftest import PROMPT, Local
 from tests.client.test_jobs import wait_state
 from tests.client.test_large_inputs import configure
@@ -61,25 +61,25 @@ measured(work)
 
 CLIENT_FETCHES = """
 from pathlib import Path
-from client.results.link_download import Link, fetch
+from client.results.link_download import ResultLink, download
 
 part, entry = Path(sys.argv[1]), json.loads(sys.argv[2])
 part.touch()
-measured(lambda: fetch(Link.of(entry, "http://127.0.0.1:1/v2/ep"), part))
+measured(lambda: download(ResultLink.of(entry, "http://127.0.0.1:1/v2/ep"), part))
 """
 
 CLIENT_UPLOADS = """
 import threading
 from pathlib import Path
-from client.s3 import Bucket
-from client.sending.uploads import Source, Uploader
+from client.s3 import SignedBucket
+from client.sending.uploads import Uploader, UploadSource
 
 path, url = Path(sys.argv[1]), sys.argv[2]
 
 def work():
-    source = Source.of(path)
-    uploader = Uploader(Bucket.of(url, "pics", "", "A", "S"), threading.Event())
-    return [uploader.bring(source), source.key]
+    source = UploadSource.of(path)
+    uploader = Uploader(SignedBucket.of(url, "pics", "", "A", "S"), threading.Event())
+    return [uploader.upload(source), source.key]
 
 measured(work)
 """
@@ -193,7 +193,7 @@ def test_through_the_whole_pack_up_and_down_with_flat_memory(pack, endpoint, fil
     (saved,) = job["outputs"]["9"]["images"]
     saved_path = comfy.base / "output" / saved["subfolder"] / saved["filename"]
     for there in (saved_path, s3.path(f"comfy-inputs/{sha256}.png")):
-        assert Source.of(there).sha256 == sha256
+        assert UploadSource.of(there).sha256 == sha256
     assert growth < GROWTH_MB
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from client.jobs import Job, Request
-from client.remote_sink import Refused
+from client.jobs import RemoteJob, Request
+from client.remote_sink import RejectedError
 from client.results import link_download as links
-from client.results.link_download import Link, LinkTrouble, may_be_read
+from client.results.link_download import ResultLink, ResultLinkError, is_allowed_address
 from client.results.saver import ResultSaver
 from tests.client.conftest import PROMPT
 from tests.client.endpoint import picture, png
@@ -78,8 +78,8 @@ def saver(tmp_path) -> ResultSaver:
     return ResultSaver(folders, save_path, None, lambda job: None)
 
 
-def job(endpoint: str = NEAR) -> Job:
-    return Job("p", 1, "c", endpoint, Request(PROMPT, {}))
+def job(endpoint: str = NEAR) -> RemoteJob:
+    return RemoteJob("p", 1, "c", endpoint, Request(PROMPT, {}))
 
 
 def files(tmp_path):
@@ -143,7 +143,7 @@ def test_a_web_page_is_no_film(store, saver, tmp_path):
 def test_a_store_in_trouble_is_asked_again_and_the_rest_is_kept(store, saver, tmp_path):
     store.statuses, one = [503] * 3, job()
     output = {"images": [picture()], "files": [store.entry()]}
-    with pytest.raises(LinkTrouble, match="503"):
+    with pytest.raises(ResultLinkError, match="503"):
         saver.save(one, output)
     assert files(tmp_path) == ["output/sub/mine_00001_.png"]
     assert saver.save(one, output) == []
@@ -153,10 +153,10 @@ def test_a_store_in_trouble_is_asked_again_and_the_rest_is_kept(store, saver, tm
 def test_a_far_endpoint_cannot_lead_to_this_machine(store, saver):
     assert "not https" in saver.save(job(FAR), {"files": [store.entry()]})[0]
     https = store.url.replace("http:", "https:")
-    link = Link.of({"url": https}, FAR)
-    assert not link.near
-    with pytest.raises(Refused, match="not https"):
-        Link.of({"url": "http://192.168.1.1/a"}, NEAR)
+    link = ResultLink.of({"url": https}, FAR)
+    assert not link.allow_loopback
+    with pytest.raises(RejectedError, match="not https"):
+        ResultLink.of({"url": "http://192.168.1.1/a"}, NEAR)
 
 
 @pytest.mark.parametrize(
@@ -167,4 +167,4 @@ def test_a_far_endpoint_cannot_lead_to_this_machine(store, saver):
      ("224.0.0.1", False, False), ("0.0.0.0", False, False), ("2606:4700::1", True, True)],
 )  # fmt: skip
 def test_which_addresses_may_be_read(peer, far, near):
-    assert (may_be_read(peer, False), may_be_read(peer, True)) == (far, near)
+    assert (is_allowed_address(peer, False), is_allowed_address(peer, True)) == (far, near)

@@ -8,12 +8,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from client.jobs import Job, Request
-from client.results.link_download import Link, _expected
+from client.jobs import RemoteJob, Request
+from client.results.link_download import ResultLink, _expected_size
 from client.results.saver import ResultSaver
 from client.runpod.client import _seconds
 from client.runpod.status import read_status
-from client.sending.estimate import learned, samplers
+from client.sending.estimate import samplers, updated_ms_per_step
 from tests.client.conftest import PROMPT
 from tests.client.endpoint import picture
 
@@ -40,15 +40,15 @@ def test_a_time_that_no_job_can_take_teaches_nothing(run_s):
 def test_any_number_of_steps_can_be_counted(steps):
     plan = samplers({"1": {"class_type": "KSampler", "inputs": {"steps": steps}}})
     assert plan[0].steps >= 1
-    assert learned(None, 1000.0, plan) > 0
+    assert updated_ms_per_step(None, 1000.0, plan) > 0
 
 
 @pytest.mark.parametrize("text", ODD_NUMBERS)
 def test_a_length_that_is_no_number_is_an_unknown_length(text):
-    link = Link(urlsplit("https://a.example/x"), near=False, size=7)
+    link = ResultLink(urlsplit("https://a.example/x"), allow_loopback=False, size=7)
     response = http.client.HTTPResponse(_Socket(f"HTTP/1.1 200 OK\r\nContent-Length: {text}\r\n\r\n".encode("latin-1")))
     response.begin()
-    assert _expected(link, response, BytesIO()) == 7
+    assert _expected_size(link, response, BytesIO()) == 7
     assert _seconds(text) is None
 
 
@@ -65,7 +65,7 @@ def test_odd_parts_of_a_result_do_not_keep_it_from_being_saved(tmp_path):
         return root, "x", 1, "", prefix
 
     folders = {"output": tmp_path, "temp": tmp_path / "temp"}
-    job = Job("id", 1, "tab", "https://api.example/v2/x", Request(PROMPT, {}))
+    job = RemoteJob("id", 1, "tab", "https://api.example/v2/x", Request(PROMPT, {}))
     entry = {**picture(), "node_id": ["9"], "metadata": {"text": "half a \ud800"}}
     assert (
         ResultSaver(folders, save_path, None, lambda job: None).save(job, {"images": [entry], "warnings": True}) == []

@@ -10,35 +10,37 @@ import pytest
 
 from client.comfyui.previews import MAX_JPEG_CHARS
 from client.following.follower import Follower
-from client.following.reporter import Teller
+from client.following.reporter import ProgressReporter
 from client.runpod.client import EndpointError
 from tests.client.test_rules import Silence, a_job
 
 
-class Heard(Silence):
-    """Takes everything, and keeps what was said of nodes and previews."""
+class Recorder(Silence):
+    """Takes everything, and records the calls about nodes and previews."""
 
     def __init__(self):
-        self.said = []
+        self.calls = []
 
     def __getattr__(self, name):
-        if name not in ("running", "nodes", "send_preview"):
+        if name not in ("update_step", "update_nodes", "send_preview"):
             return super().__getattr__(name)
-        return lambda *what, **_: self.said.append((name, *what))
+        return lambda *what, **_: self.calls.append((name, *what))
 
 
 def follower(client):
     return Follower(
-        host=Silence(), config=Silence(), table=Silence(), client=client, stage=Silence(), changed=lambda: None
+        comfyui=Silence(), config=Silence(), table=Silence(), client=client, tab_events=Silence(), changed=lambda: None
     )
 
 
-def told(progress, job=None):
-    heard, job = Heard(), job or a_job()
+def shown(progress, job=None):
+    recorder, job = Recorder(), job or a_job()
     config = SimpleNamespace(ms_per_step=100.0)
-    teller = Teller(host=heard, config=config, table=Silence(), stage=heard, changed=lambda: None)
-    asyncio.run(teller.running(job, progress))
-    return job, [(name, *(each for each in what if each is not job)) for name, *what in heard.said]
+    reporter = ProgressReporter(
+        comfyui=recorder, config=config, table=Silence(), tab_events=recorder, changed=lambda: None
+    )
+    asyncio.run(reporter.report_running(job, progress))
+    return job, [(name, *(each for each in what if each is not job)) for name, *what in recorder.calls]
 
 
 NODES = {"3": {"state": "running"}}
@@ -46,11 +48,11 @@ JPEG = base64.b64encode(b"jpeg").decode()
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "calls"),
     [
-        ({"nodes": NODES, "node": "3"}, [("nodes", NODES)]),
-        ({"node": 3, "step": 1, "steps": 4}, [("running", "3", 1, 4)]),
-        ({"node": "3", "step": "x"}, [("running", "3", 0, 1)]),
+        ({"nodes": NODES, "node": "3"}, [("update_nodes", NODES)]),
+        ({"node": 3, "step": 1, "steps": 4}, [("update_step", "3", 1, 4)]),
+        ({"node": "3", "step": "x"}, [("update_step", "3", 0, 1)]),
         ({}, []),
         ({"preview": {"jpeg_b64": JPEG, "node": "3"}}, [("send_preview", b"jpeg", "3", "id-1", "tab")]),
         ({"preview": {"jpeg_b64": "no base64!"}}, []),
@@ -58,19 +60,19 @@ JPEG = base64.b64encode(b"jpeg").decode()
         ({"preview": {}}, []),
     ],
 )
-def test_a_worker_that_tells_is_shown_as_it_tells(more, said):
-    job, heard = told({"phase": "running", "message": "KSampler 1/4", "percent": 120, **more})
-    assert heard == said
+def test_a_worker_that_tells_is_shown_as_it_tells(more, calls):
+    job, called = shown({"phase": "running", "message": "KSampler 1/4", "percent": 120, **more})
+    assert called == calls
     assert (job.state, job.percent) == ("running", 100.0)
 
 
 def test_a_worker_that_tells_nothing_is_estimated_by_its_samplers():
-    job, heard = told({})
-    assert heard == [("running", "3", 0, 4, ())]
+    job, called = shown({})
+    assert called == [("update_step", "3", 0, 4, ())]
     assert job.message == "KSampler, about step 0 of 4"
     job.request.prompt["3"]["inputs"].pop("steps")
-    job, heard = told({}, job)
-    assert (job.message, heard) == ("Running", [])
+    job, called = shown({}, job)
+    assert (job.message, called) == ("Running", [])
 
 
 @pytest.mark.parametrize(("kind", "goes_on"), [("refused", True), ("missing", True), ("network", False)])

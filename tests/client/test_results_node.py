@@ -49,6 +49,6 @@ def test_later_pictures_are_fitted_to_the_first_ones_size(folder, monkeypatch):
 
 
 def test_no_results_yet_is_said(folder):
-    with pytest.raises(FileNotFoundError, match="run something with Remote ON first"):
+    with pytest.raises(FileNotFoundError, match="Run a workflow with Remote: ON first"):
         RemoteResults().load(1)
     assert RemoteResults.INPUT_TYPES()["required"]["count"][0] == "INT"

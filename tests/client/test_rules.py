@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from client.comfyui.events import Stage
+from client.comfyui.events import TabEvents
 from client.config_routes import health_message
 from client.following.follower import Follower
-from client.jobs import Job, JobTable, Request
+from client.jobs import JobTable, RemoteJob, Request
 from client.results import saver as results
 from client.results.node_outputs import outputs_of
 from client.results.saver import ResultSaver
@@ -22,7 +22,7 @@ from client.runpod.client import EndpointError
 from client.sending import estimate
 from client.sending import input_files as inputs
 from client.sending.estimate import Sampler, position, samplers
-from client.sending.prompt import PromptProblem, drop_local_nodes, take_repo_list, targets_of
+from client.sending.prompt import PromptError, drop_local_nodes, take_repo_list, targets_of
 from client.settings.config import Config, ConfigError, parse_endpoint
 from tests.client.conftest import PROMPT
 from tests.client.endpoint import completed, picture, png
@@ -33,7 +33,7 @@ def node(kind, title=None, **inputs):
 
 
 def a_job(**more):
-    return Job("id-1", 1, "tab", "http://127.0.0.1/v2/ep", Request(PROMPT, {}), runpod_id="r-1", **more)
+    return RemoteJob("id-1", 1, "tab", "http://127.0.0.1/v2/ep", Request(PROMPT, {}), runpod_id="r-1", **more)
 
 
 # -- the endpoint and its key --
@@ -111,7 +111,7 @@ def test_the_repo_list_is_read_and_taken_out():
     left, text = take_repo_list({"5": node("Text", text="x"), "6": node("Text", text="y")}, titled)
     assert (list(left), text) == (["6"], "x")
     assert take_repo_list({"1": node("Text", "my repo_list", text="x")}, None)[1] == ""
-    with pytest.raises(PromptProblem) as problem:
+    with pytest.raises(PromptError) as problem:
         take_repo_list({"1": node("Text", "repo_list", text=["2", 0]), "2": node("Other")}, {})
     assert problem.value.body()["node_errors"]["1"]
 
@@ -119,14 +119,14 @@ def test_the_repo_list_is_read_and_taken_out():
 def test_what_shows_local_results_stays_here():
     prompt = {"1": node("RemoteResults", count=1), "2": node("PreviewImage", images=["1", 0]), "3": node("SaveImage")}
     assert list(drop_local_nodes(prompt)) == ["3"]
-    with pytest.raises(PromptProblem):
+    with pytest.raises(PromptError):
         drop_local_nodes({"1": node("RemoteResults")})
 
 
 def test_chosen_targets_never_become_all():
     assert targets_of(None, PROMPT) is None
     assert targets_of([9, "99"], PROMPT) == ["9"]
-    with pytest.raises(PromptProblem):
+    with pytest.raises(PromptError):
         targets_of(["99"], PROMPT)
 
 
@@ -156,9 +156,9 @@ def test_the_estimate_never_claims_the_end():
     assert (position(plan, 1200, 100).node_id, position(plan, 1200, 100).done) == ("2", ("1",))
     assert position(plan, 10**9, 100).step == 4
     assert position([], 5, 100) is None
-    assert estimate.learned(None, 1500, plan) == 100
-    assert 100 < estimate.learned(100, 3000, plan) < 200
-    assert estimate.learned(100, 3000, []) == 100
+    assert estimate.updated_ms_per_step(None, 1500, plan) == 100
+    assert 100 < estimate.updated_ms_per_step(100, 3000, plan) < 200
+    assert estimate.updated_ms_per_step(100, 3000, []) == 100
 
 
 # -- expiry and loss --
@@ -173,7 +173,12 @@ class Silence:
 
 def follower():
     return Follower(
-        host=Silence(), config=Silence(), table=Silence(), client=Silence(), stage=Silence(), changed=lambda: None
+        comfyui=Silence(),
+        config=Silence(),
+        table=Silence(),
+        client=Silence(),
+        tab_events=Silence(),
+        changed=lambda: None,
     )
 
 
@@ -183,30 +188,30 @@ def missing():
 
 def test_a_laptop_that_slept_past_the_result():
     job = a_job(state="running", last_seen=time.time() - 45 * 60)
-    follower()._on_trouble(job, missing(), 1)
+    follower()._on_error(job, missing(), 1)
     assert (job.state, job.error_code) == ("failed", "EXPIRED")
     assert "30 minutes" in job.error and "45 minutes" in job.error
 
 
 def test_a_job_that_vanishes_gets_some_grace():
     job, follow = a_job(state="queued", last_seen=time.time() - 20), follower()
-    follow._on_trouble(job, missing(), 1)
+    follow._on_error(job, missing(), 1)
     assert job.state == "queued"
-    follow._on_trouble(job, missing(), 3)
+    follow._on_error(job, missing(), 3)
     assert (job.state, job.error_code) == ("failed", "LOST")
 
 
 @pytest.mark.parametrize("kind", ["network", "key", "server", "busy", "nonsense", "disk"])
 def test_trouble_waits_longer_and_longer_and_never_gives_up(kind):
     job, follow = a_job(state="running", last_seen=time.time() - 10**6), follower()
-    waits = [follow._on_trouble(job, EndpointError(kind, "It is so."), failures) for failures in (1, 2, 5, 60)]
+    waits = [follow._on_error(job, EndpointError(kind, "It is so."), failures) for failures in (1, 2, 5, 60)]
     assert waits == sorted(waits) and waits[-1] == 30
     assert job.state == "running" and job.message
 
 
 def test_cancelling_a_job_that_is_gone():
     job = a_job(state="running", last_seen=time.time(), cancel_wanted=True)
-    follower()._on_trouble(job, missing(), 1)
+    follower()._on_error(job, missing(), 1)
     assert job.state == "cancelled"
 
 
@@ -214,14 +219,14 @@ def test_a_fault_of_our_own_does_not_end_the_following(monkeypatch):
     job, follow = a_job(), follower()
     looks = iter([ValueError("a bug"), None])
 
-    async def look(job, _watch):
+    async def check(job, _watch):
         if found := next(looks):
             raise found
         job.state = "done"
         return 0
 
-    monkeypatch.setattr(follow, "_look", look)
-    follow.pace = SimpleNamespace(trouble_most=0.01)
+    monkeypatch.setattr(follow, "_check", check)
+    follow.pace = SimpleNamespace(retry_max=0.01)
     asyncio.run(follow.follow(job))
     assert job.state == "done"
 
@@ -294,27 +299,27 @@ def test_the_table_survives_unreadable_rows(tmp_path):
 # -- the stage --
 
 
-class Voice:
+class Sink:
     def __init__(self):
-        self.said, self.is_local = [], False
+        self.sent, self.is_local = [], False
 
     def send(self, event, data, client_id):
-        self.said.append((event, data.get("prompt_id")))
+        self.sent.append((event, data.get("prompt_id")))
 
     def runs_locally(self, client_id):
         return self.is_local
 
 
 def test_a_local_run_is_not_disturbed():
-    voice, job = Voice(), a_job(state="running")
-    stage = Stage(voice)
-    voice.is_local = True
-    stage.enter(job)
-    stage.running(job, "3", 1, 4)
-    assert voice.said == []
-    voice.is_local = False
-    stage.running(job, "3", 2, 4)
-    assert [event for event, _ in voice.said] == [
+    sink, job = Sink(), a_job(state="running")
+    events = TabEvents(sink)
+    sink.is_local = True
+    events.add(job)
+    events.update_step(job, "3", 1, 4)
+    assert sink.sent == []
+    sink.is_local = False
+    events.update_step(job, "3", 2, 4)
+    assert [event for event, _ in sink.sent] == [
         "execution_start",
         "execution_cached",
         "executing",
@@ -324,19 +329,19 @@ def test_a_local_run_is_not_disturbed():
 
 
 def test_the_next_job_comes_to_the_front_when_one_ends():
-    voice, one, two = Voice(), a_job(state="running"), a_job(state="queued")
+    sink, one, two = Sink(), a_job(state="running"), a_job(state="queued")
     two.prompt_id, two.number = "id-2", 2
-    stage = Stage(voice)
-    stage.enter(one)
-    stage.enter(two)
-    assert voice.said[-1][1] == "id-1"
+    events = TabEvents(sink)
+    events.add(one)
+    events.add(two)
+    assert sink.sent[-1][1] == "id-1"
     two.state = "running"
-    stage.running(two, "3", 1, 4)
-    assert all(prompt_id == "id-1" for _, prompt_id in voice.said)
-    voice.said.clear()
-    stage.succeed(one, ["3", "9"])
-    events = [event for event, prompt_id in voice.said if prompt_id == "id-2"]
-    assert events == ["execution_start", "execution_cached", "executing", "progress_state", "progress"]
+    events.update_step(two, "3", 1, 4)
+    assert all(prompt_id == "id-1" for _, prompt_id in sink.sent)
+    sink.sent.clear()
+    events.succeed(one, ["3", "9"])
+    replayed = [event for event, prompt_id in sink.sent if prompt_id == "id-2"]
+    assert replayed == ["execution_start", "execution_cached", "executing", "progress_state", "progress"]
 
 
 # -- words --
@@ -354,7 +359,8 @@ def test_health_in_words():
 def test_progress_in_words():
     models = [{"name": "a", "bytes": 10**9, "total": 4 * 10**9}]
     assert (
-        answers.phase_message({"phase": "models", "models": models}) == "The worker is getting models: 1.00 of 4.00 GB"
+        answers.phase_message({"phase": "models", "models": models})
+        == "The worker is downloading models: 1.00 of 4.00 GB"
     )
     assert answers.phase_message({"phase": "starting"}) == "A worker is starting"
     assert answers.phase_message({"phase": "running", "message": "KSampler 7/20"}) == "KSampler 7/20"

@@ -14,7 +14,7 @@ import requests
 from PIL import Image
 
 from client import remote_sink
-from client.remote_sink import Refused, check_picture, plain_name, save_pictures, write_once
+from client.remote_sink import RejectedError, check_picture, plain_name, save_pictures, write_once
 from tests.browser.local_comfy import CLIENT
 from tests.client.endpoint import b64, png
 from tests.support.simulator_process import Engine
@@ -113,7 +113,7 @@ def bomb() -> bytes:
 
 def test_a_decompression_bomb_is_refused_from_its_header(monkeypatch):
     monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("decoded"))
-    with pytest.raises(Refused, match="pixels"):
+    with pytest.raises(RejectedError, match="pixels"):
         check_picture(bomb())
 
 

@@ -8,10 +8,10 @@ from datetime import datetime, timezone
 import pytest
 import requests
 
-from client.s3 import Bucket
+from client.s3 import SignedBucket
 from client.sending import uploads
-from client.sending.input_files import LINK_BYTES, too_many
-from client.sending.uploads import Source, Stopped, Uploader, UploadProblem, check
+from client.sending.input_files import LINK_BYTES, choose_linked
+from client.sending.uploads import InputUploadError, Uploader, UploadSource, UploadStoppedError, check_bucket
 from client.settings.bucket import BucketConfig
 from client.settings.config import ConfigError
 from tests.support.s3_server import BUCKET, Canned
@@ -30,8 +30,8 @@ def quick_and_small(monkeypatch):
 
 
 @pytest.fixture
-def bucket(s3) -> Bucket:
-    return Bucket.of(s3.url, BUCKET, "", s3.access, s3.secret)
+def bucket(s3) -> SignedBucket:
+    return SignedBucket.of(s3.url, BUCKET, "", s3.access, s3.secret)
 
 
 @pytest.fixture
@@ -39,14 +39,14 @@ def uploader(bucket) -> Uploader:
     return Uploader(bucket, threading.Event())
 
 
-def source(tmp_path, data: bytes, name: str = "film ä.mp4") -> Source:
+def source(tmp_path, data: bytes, name: str = "film ä.mp4") -> UploadSource:
     path = tmp_path / name
     path.write_bytes(data)
-    return Source.of(path)
+    return UploadSource.of(path)
 
 
 @pytest.fixture
-def film(tmp_path) -> Source:
+def film(tmp_path) -> UploadSource:
     return source(tmp_path, bytes(range(256)) * (BIG // 256) + b"12345"[: BIG % 256])
 
 
@@ -57,8 +57,8 @@ def methods(s3) -> list[str]:
 def test_a_file_goes_up_signed_once_and_its_link_brings_it_back(s3, uploader, tmp_path):
     small = source(tmp_path, b"a small film")
     s3.check_signatures()
-    uploader.bring(small)
-    link = uploader.bring(small)
+    uploader.upload(small)
+    link = uploader.upload(small)
     s3.check_signatures(False)
     assert methods(s3) == ["HEAD", "PUT", "HEAD"]
     assert s3.object(small.key) == (b"a small film", "video/mp4")
@@ -68,36 +68,36 @@ def test_a_file_goes_up_signed_once_and_its_link_brings_it_back(s3, uploader, tm
 
 
 def test_a_large_file_goes_in_parts_and_every_byte_is_told(s3, bucket, film):
-    told: list[int] = []
+    sent_counts: list[int] = []
     s3.check_signatures()
-    Uploader(bucket, threading.Event(), told.append).bring(film)
+    Uploader(bucket, threading.Event(), sent_counts.append).upload(film)
     s3.check_signatures(False)
     assert s3.object(film.key) == (film.path.read_bytes(), "video/mp4")
     assert sorted(methods(s3)) == ["HEAD", "POST", "POST", "PUT", "PUT", "PUT"]
-    assert sum(told) == film.size
+    assert sum(sent_counts) == film.size
 
 
 def test_what_passes_is_tried_again_and_counted_once(s3, bucket, film):
-    told: list[int] = []
+    sent_counts: list[int] = []
     s3.answers += [Canned(503, "SlowDown"), Canned(404, "NoSuchKey"), Canned(500, "InternalError")]
     s3.cut_after += [1000, 70_000]
-    Uploader(bucket, threading.Event(), told.append).bring(film)
+    Uploader(bucket, threading.Event(), sent_counts.append).upload(film)
     assert s3.object(film.key)[0] == film.path.read_bytes()
-    assert sum(told) == film.size
+    assert sum(sent_counts) == film.size
     assert s3.unfinished() == 0
 
 
 @pytest.mark.parametrize(
     ("answer", "says"),
-    [(Canned(403, "SignatureDoesNotMatch"), "refused its keys"), (Canned(403, "AccessDenied"), "may read and write"),
+    [(Canned(403, "SignatureDoesNotMatch"), "refused the keys"), (Canned(403, "AccessDenied"), "may read and write"),
      (Canned(404, "NoSuchBucket"), "no bucket 'pics'"), (Canned(503, "SlowDown"), "overloaded or down"),
      (Canned(400, "AuthorizationHeaderMalformed", "<Region>eu-west-1</Region>"), "region eu-west-1"),
      (Canned(301, "PermanentRedirect", "<Region>eu-west-1</Region>"), "region eu-west-1")],
 )  # fmt: skip
 def test_a_refusal_says_what_to_correct_and_leaves_nothing(s3, uploader, film, answer, says):
     s3.answers += [Canned(404, "NoSuchKey"), *[answer] * 4]
-    with pytest.raises(UploadProblem, match=says) as caught:
-        uploader.bring(film)
+    with pytest.raises(InputUploadError, match=says) as caught:
+        uploader.upload(film)
     assert s3.secret not in str(caught.value) and s3.access not in str(caught.value)
     assert s3.unfinished() == 0
 
@@ -105,18 +105,18 @@ def test_a_refusal_says_what_to_correct_and_leaves_nothing(s3, uploader, film, a
 def test_keys_that_may_not_list_cannot_tell_what_is_there_and_upload_all_the_same(s3, uploader, tmp_path):
     s3.answers += [Canned(403, "AccessDenied")]
     small = source(tmp_path, b"x")
-    uploader.bring(small)
+    uploader.upload(small)
     assert methods(s3) == ["HEAD", "PUT"]
 
 
 def test_wrong_keys_and_nobody_there(s3, tmp_path):
     s3.check_signatures()
-    wrong = Bucket.of(s3.url, BUCKET, "", s3.access, "wrong")
-    with pytest.raises(UploadProblem, match="refused its keys"):
-        Uploader(wrong, threading.Event()).bring(source(tmp_path, b"x"))
-    nobody = Bucket.of("http://127.0.0.1:9", BUCKET, "", s3.access, s3.secret)
-    with pytest.raises(UploadProblem, match="ConnectionRefusedError"):
-        Uploader(nobody, threading.Event()).bring(source(tmp_path, b"x"))
+    wrong = SignedBucket.of(s3.url, BUCKET, "", s3.access, "wrong")
+    with pytest.raises(InputUploadError, match="refused the keys"):
+        Uploader(wrong, threading.Event()).upload(source(tmp_path, b"x"))
+    nobody = SignedBucket.of("http://127.0.0.1:9", BUCKET, "", s3.access, s3.secret)
+    with pytest.raises(InputUploadError, match="ConnectionRefusedError"):
+        Uploader(nobody, threading.Event()).upload(source(tmp_path, b"x"))
 
 
 def test_a_stop_ends_it_and_the_parts_are_dropped(s3, bucket, film):
@@ -126,8 +126,8 @@ def test_a_stop_ends_it_and_the_parts_are_dropped(s3, bucket, film):
         if count:
             stop.set()
 
-    with pytest.raises(Stopped):
-        Uploader(bucket, stop, sent).bring(film)
+    with pytest.raises(UploadStoppedError):
+        Uploader(bucket, stop, sent).upload(film)
     assert s3.unfinished() == 0
     assert s3.keys() == []
 
@@ -136,15 +136,15 @@ def test_a_file_that_changes_meanwhile_does_not_take_the_others_place(s3, bucket
     def sent(_):
         film.path.touch()
 
-    with pytest.raises(UploadProblem, match="was changed"):
-        Uploader(bucket, threading.Event(), sent).bring(film)
+    with pytest.raises(InputUploadError, match="was changed"):
+        Uploader(bucket, threading.Event(), sent).upload(film)
     assert s3.keys() == [] and s3.unfinished() == 0
 
 
 def test_a_file_that_changed_after_it_was_looked_at_is_not_uploaded_as_what_it_was(s3, uploader, film):
     film.path.write_bytes(film.path.read_bytes()[:-10])
-    with pytest.raises(UploadProblem, match="was changed"):
-        uploader.bring(film)
+    with pytest.raises(InputUploadError, match="was changed"):
+        uploader.upload(film)
     assert s3.keys() == [] and s3.unfinished() == 0
 
 
@@ -155,16 +155,16 @@ def test_a_completion_whose_answer_was_lost_is_looked_for(s3, uploader, film):
     def lost(method, url, *more, **named):
         answer = complete(method, url, *more, **named)
         if method == "POST" and "uploadId=" in url:
-            raise UploadProblem("The bucket answered 404 NoSuchUpload.")
+            raise InputUploadError("The bucket answered 404 NoSuchUpload.")
         return answer
 
     uploader._ask = lost
-    uploader.bring(film)
+    uploader.upload(film)
     assert s3.object(film.key)[0] == film.path.read_bytes()
 
 
 def test_the_test_button_puts_and_fetches(s3, bucket):
-    check(bucket, threading.Event())
+    check_bucket(bucket, threading.Event())
     assert s3.keys() == ["comfy-inputs/test.txt"]
 
 
@@ -179,7 +179,7 @@ def test_the_test_button_puts_and_fetches(s3, bucket):
      ("https://s3api-eur-is-1.runpod.io", "vol123"), ("https://fra1.digitaloceanspaces.com", "pics")],
 )  # fmt: skip
 def test_client_and_worker_read_and_sign_alike(address, name):
-    ours = Bucket.of(address, name, "", "AK", "SK")
+    ours = SignedBucket.of(address, name, "", "AK", "SK")
     theirs = bucket_address(address, name or None, Keys("AK", "SK"))
     assert (ours.base, ours.name, ours.region) == (theirs.base, theirs.bucket, theirs.region)
     url = ours.url("a b/ä.png")
@@ -206,9 +206,9 @@ def test_a_bucket_that_cannot_be_used_is_refused_with_the_reason(tmp_path, addre
 
 def test_keys_stay_for_their_own_address_and_are_never_told(tmp_path, monkeypatch):
     config = BucketConfig(tmp_path)
-    assert config.bucket() is None and config.told()["source"] is None
+    assert config.bucket() is None and config.public()["source"] is None
     monkeypatch.setenv("BUCKET_ENDPOINT_URL", "https://env.example/envbucket")
-    assert "secret" in config.told()["problem"] or "access key" in config.told()["problem"]
+    assert "secret" in config.public()["problem"] or "access key" in config.public()["problem"]
     monkeypatch.setenv("BUCKET_ACCESS_KEY_ID", "AK-env")
     monkeypatch.setenv("BUCKET_SECRET_ACCESS_KEY", "SK-env")
     assert config.bucket().name == "envbucket"
@@ -218,13 +218,13 @@ def test_keys_stay_for_their_own_address_and_are_never_told(tmp_path, monkeypatc
     assert (tmp_path / "bucket.json").stat().st_mode & 0o777 == 0o600
     config.change({"address": "https://one.example", "name": "other", "access_key_id": "", "secret_access_key": ""})
     assert (config.bucket().name, config.bucket().secret) == ("other", "SK1")
-    told = config.told()
-    assert (told["configured"], told["source"], told["name"]) == (True, "saved", "other")
-    assert not any(secret in str((told, config.bucket())) for secret in ("AK1", "SK1", "env"))
+    public = config.public()
+    assert (public["configured"], public["source"], public["name"]) == (True, "saved", "other")
+    assert not any(secret in str((public, config.bucket())) for secret in ("AK1", "SK1", "env"))
     with pytest.raises(ConfigError, match="access key id is missing"):
         config.change({"address": "https://two.example", "name": "pics"})
     config.forget()
-    assert config.told()["source"] == "environment"
+    assert config.public()["source"] == "environment"
 
 
 # -- which files go --
@@ -232,8 +232,8 @@ def test_keys_stay_for_their_own_address_and_are_never_told(tmp_path, monkeypatc
 
 def test_as_few_files_as_can_be_go_by_link_and_none_while_all_fit():
     sizes = {"a": 4_000_000, "b": 7_000_000, "c": 2_000_000, "d": 100}
-    assert too_many(sizes, 14_000_000) == []
-    assert too_many(sizes, 10_000_000) == ["b"]
-    assert too_many(sizes, 5_000_000) == ["b", "a"]
-    assert too_many(sizes, 3 * LINK_BYTES + 100) == ["b", "a", "c"]
-    assert too_many(sizes, 0) == ["b", "a", "c"], "a link would be larger than the file"
+    assert choose_linked(sizes, 14_000_000) == []
+    assert choose_linked(sizes, 10_000_000) == ["b"]
+    assert choose_linked(sizes, 5_000_000) == ["b", "a"]
+    assert choose_linked(sizes, 3 * LINK_BYTES + 100) == ["b", "a", "c"]
+    assert choose_linked(sizes, 0) == ["b", "a", "c"], "a link would be larger than the file"

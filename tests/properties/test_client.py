@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from client.jobs import Job, Request
-from client.remote_sink import Refused, plain_name
-from client.results.link_download import Link, LinkTrouble, may_be_read
+from client.jobs import RemoteJob, Request
+from client.remote_sink import RejectedError, plain_name
+from client.results.link_download import ResultLink, ResultLinkError, is_allowed_address
 from client.results.saver import ResultSaver
-from client.runpod.status import Report, phase_message, read_status
-from client.sending.estimate import execution_order, learned, position, samplers
+from client.runpod.status import JobReport, phase_message, read_status
+from client.sending.estimate import execution_order, position, samplers, updated_ms_per_step
 from client.sending.prompt import (
-    PromptProblem,
+    PromptError,
     check_prompt,
     drop_local_nodes,
     is_link,
@@ -65,10 +65,10 @@ def test_any_status_of_an_endpoint_is_one_of_the_six_states_and_a_failure_has_wo
 
 @given(STATUSES)
 def test_the_speed_learned_from_any_answer_is_a_number_or_nothing(body):
-    report: Report = read_status(body)
+    report: JobReport = read_status(body)
     plan = samplers({"1": {"class_type": "KSampler", "inputs": {"steps": 20}}})
     if report.run_ms:
-        after = learned(100.0, report.run_ms, plan)
+        after = updated_ms_per_step(100.0, report.run_ms, plan)
         assert after is not None
         assert 0 <= after < float("inf")
 
@@ -115,13 +115,13 @@ def save_path(prefix, folder, width, height):
 def test_any_answer_is_saved_inside_its_folders_or_left_out_in_words(output):
     with tempfile.TemporaryDirectory(dir=MEMORY) as base:
         folders = {name: Path(base, name) for name in ("output", "temp")}
-        job = Job("id", 1.0, "tab", "https://api.example/v2/x", Request(PROMPT, {}))
+        job = RemoteJob("id", 1.0, "tab", "https://api.example/v2/x", Request(PROMPT, {}))
         saver = ResultSaver(
             folders, save_path, Path(base, "remote_results"), lambda job: json.dumps(job.files) and None
         )
         try:
             warnings = saver.save(job, output)
-        except LinkTrouble:
+        except ResultLinkError:
             return
         assert all(isinstance(text, str) for text in warnings)
         for file in job.files:
@@ -149,8 +149,8 @@ ADDRESSES = st.one_of(
 def test_any_link_is_https_to_a_host_or_refused(entry, url):
     for asked in ({**(entry if isinstance(entry, dict) else {}), "url": url}, entry if isinstance(entry, dict) else {}):
         try:
-            link = Link.of(asked, "https://api.runpod.ai/v2/x")
-        except Refused as refused:
+            link = ResultLink.of(asked, "https://api.runpod.ai/v2/x")
+        except RejectedError as refused:
             assert refused.message
             continue
         assert link.address.scheme == "https"
@@ -159,7 +159,7 @@ def test_any_link_is_https_to_a_host_or_refused(entry, url):
 
 @given(st.ip_addresses())
 def test_a_result_is_fetched_from_public_addresses_only(address):
-    if may_be_read(str(address), near=False):
+    if is_allowed_address(str(address), allow_loopback=False):
         assert address.is_global
         assert not address.is_loopback
 
@@ -193,7 +193,7 @@ def prepared(prompt, workflow):
     try:
         rest, repo_list = take_repo_list(check_prompt(prompt), workflow)
         return drop_local_nodes(rest), repo_list
-    except PromptProblem as problem:
+    except PromptError as problem:
         json.dumps(problem.body())
         assert problem.message
         return None
@@ -224,7 +224,7 @@ def test_what_is_sent_holds_no_list_no_local_node_and_no_link_to_either_and_all_
 def test_any_graph_has_an_order_each_node_once_and_a_position_at_any_time(prompt, targets, elapsed_ms):
     try:
         prompt = check_prompt(prompt)
-    except PromptProblem:
+    except PromptError:
         return
     order = execution_order(prompt, targets)
     assert len(set(order)) == len(order)
@@ -235,7 +235,7 @@ def test_any_graph_has_an_order_each_node_once_and_a_position_at_any_time(prompt
     assert (at is None) == (not plan)
     if at:
         assert 0 <= at.step < at.steps or at.step == at.steps
-    after = learned(80.0, 1000.0, plan)
+    after = updated_ms_per_step(80.0, 1000.0, plan)
     assert after is not None
     assert after > 0
 
@@ -253,7 +253,7 @@ def test_any_targets_and_extra_data_are_read_and_no_login_is_sent(value, prompt,
     assert isinstance(workflow_of(sent), dict)
     try:
         targets = targets_of(value, prompt if isinstance(prompt, dict) else {})
-    except PromptProblem as problem:
+    except PromptError as problem:
         assert problem.message
         return
     assert targets is None or (targets and set(targets) <= set(prompt))
