@@ -11,7 +11,7 @@ from .comfyui.access import HttpError
 from .runpod.client import EndpointError, RunPodClient, Target
 from .sending.prompt import PromptError
 from .sending.submission import target_of
-from .sending.uploads import InputUploadError, check_bucket
+from .sending.uploads import UploadError, check_bucket
 from .settings.bucket import BucketConfig
 from .settings.config import Config, ConfigError, check_key, parse_endpoint
 
@@ -30,11 +30,7 @@ class ConfigRoutes:
         return {**asdict(settings), "key": key, "bucket": self._buckets.public()}
 
     def change(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Answer ``POST /remote/config``. ``forget_key`` and ``forget_bucket`` remove what is saved.
-
-        Raises:
-            HttpError: a value cannot be used.
-        """
+        """Answer ``POST /remote/config``. ``forget_key`` and ``forget_bucket`` remove what is saved."""
         changes = dict(body)
         key, bucket = changes.pop("api_key", None), changes.pop("bucket", None)
         forget_key, forget_bucket = changes.pop("forget_key", False), changes.pop("forget_bucket", False)
@@ -59,7 +55,7 @@ class ConfigRoutes:
             bucket = self._buckets.bucket(body.get("bucket"))
             if bucket is not None:
                 await asyncio.to_thread(check_bucket, bucket, threading.Event())
-        except (PromptError, EndpointError, InputUploadError) as error:
+        except (PromptError, EndpointError, UploadError) as error:
             return {"ok": False, "message": error.message}
         except ConfigError as error:
             return {"ok": False, "message": str(error)}

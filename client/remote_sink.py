@@ -60,13 +60,10 @@ class RejectedError(Exception):
 
 
 def check_caller(request: web.Request) -> None:
-    """Reject other websites, even those that ComfyUI itself allows.
+    """Raise RejectedError for other websites, even those that ComfyUI itself allows.
 
     The browser names a foreign page in ``Origin`` or ``Sec-Fetch-Site``. A page that rebinds its DNS name to this
     machine has that name in ``Host`` instead of this machine's address.
-
-    Raises:
-        RejectedError: the request comes from another website.
     """
     host = request.headers.get("Host", "")
     if not _is_own_host(host, request):
@@ -108,11 +105,7 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 async def read_json(request: web.Request, limit: int) -> dict[str, Any]:
-    """Read the body as a JSON object, with at most ``limit`` bytes in memory.
-
-    Raises:
-        RejectedError: the body is larger, or not a JSON object.
-    """
+    """Read the body as a JSON object. Raises RejectedError, also before more than ``limit`` bytes are in memory."""
     too_large = RejectedError(413, f"The body is larger than {limit // 2**20} MB.")
     if (request.content_length or 0) > limit:
         raise too_large
@@ -134,11 +127,7 @@ async def read_json(request: web.Request, limit: int) -> dict[str, Any]:
 
 
 def decode_base64(text: Any, limit: int = MAX_PICTURE_BYTES) -> bytes:
-    """Decode base64 text or a data URI.
-
-    Raises:
-        RejectedError: it is neither, or too large.
-    """
+    """Decode base64 text or a data URI. Raises RejectedError if it is neither, or too large."""
     if not isinstance(text, str):
         raise RejectedError(400, "`b64` must be the picture's bytes in base64.")
     if text.startswith("data:"):
@@ -152,11 +141,7 @@ def decode_base64(text: Any, limit: int = MAX_PICTURE_BYTES) -> bytes:
 
 
 def check_picture(data: bytes | Path) -> tuple[str, int, int]:
-    """Return extension, width and height from the header alone, so that a bomb is never decoded.
-
-    Raises:
-        RejectedError: it is not a picture, or has too many pixels.
-    """
+    """Return extension, width and height from the header. Raises RejectedError before a bomb is decoded."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -245,11 +230,7 @@ def free_names(name: str) -> Any:
 
 
 def save_pictures(items: Any, folder: Path) -> list[str]:
-    """Check every picture, then write them all. Return their names.
-
-    Raises:
-        RejectedError: one of them is not accepted; none is written.
-    """
+    """Check every picture, then write them all and return their names. Raises RejectedError; then none is written."""
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise RejectedError(400, '`images` must be a list of objects: {"images": [{"b64": "...", "filename": "..."}]}.')
     if len(items) > MAX_PICTURES:

@@ -81,7 +81,7 @@ class SignedBucket:
         return {"x-amz-content-sha256": payload, "x-amz-date": stamp, "Authorization": words}
 
     def link(self, key: str, life_s: int, now: datetime | None = None) -> str:
-        """An address from which whoever has it can GET the object for ``life_s`` seconds: itself a secret so long."""
+        """Return an address that opens the object without keys for ``life_s`` seconds: a secret for that time."""
         url, stamp = self.url(key), _stamp(now)
         signed = {"host": urlsplit(url).netloc}
         query = [

@@ -19,7 +19,7 @@ from .runpod.client import EndpointError, RunPodClient, Target
 from .runpod.status import Failure
 from .sending.prompt import PromptError
 from .sending.submission import UPLOADING, JobUploads, PreparedJob, prepare, target_of
-from .sending.uploads import InputUploadError, UploadStoppedError
+from .sending.uploads import UploadError, UploadStoppedError
 from .settings.bucket import BucketConfig
 from .settings.config import Config
 
@@ -30,6 +30,7 @@ _UPLOAD_STOPPED = (
     "ComfyUI was stopped while the job's inputs were being uploaded, so nothing was sent. Queue it again: "
     "files that are already in the bucket are not uploaded twice."
 )
+_GIVEN_UP = "Cancelled here, but the endpoint could not be reached and may still run the job."
 _GIVE_UP_S = 15  # a second Cancel after so long ends the job here though the endpoint cannot be reached
 
 
@@ -42,14 +43,9 @@ class RemoteService:
         self.buckets = BucketConfig(config.folder)
         self.config_routes = ConfigRoutes(config, self.buckets, self.client)
         self.uploads = JobUploads(self._broadcast)
-        self.tab_events = TabEvents(comfyui)
+        self.events = TabEvents(comfyui)
         self.follower = Follower(
-            comfyui=comfyui,
-            config=config,
-            table=table,
-            client=self.client,
-            tab_events=self.tab_events,
-            changed=self._broadcast,
+            comfyui=comfyui, config=config, table=table, client=self.client, events=self.events, changed=self._broadcast
         )
         self._jobs: dict[str, RemoteJob] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -128,7 +124,7 @@ class RemoteService:
             await self._send(job, target, prepared, links)
         except UploadStoppedError:
             self.follower.mark_cancelled(job)
-        except (InputUploadError, EndpointError, OSError) as error:
+        except (UploadError, EndpointError, OSError) as error:
             largest = prepared.largest_input
             node = (largest.node_id, largest.class_type) if largest else ("", "")
             self.follower.fail(job, Failure(_message(error), "UPLOAD_FAILED", *node))
@@ -153,9 +149,7 @@ class RemoteService:
         for job in chosen:
             asked = self._cancel_asked.setdefault(job.prompt_id, now)
             if job.phase != "cancelling" and now - asked > _GIVE_UP_S:
-                self.follower.mark_cancelled(
-                    job, "Cancelled here, but the endpoint could not be reached and may still run the job."
-                )
+                self.follower.mark_cancelled(job, _GIVEN_UP)
             else:
                 job.cancel_wanted, job.message = True, "Cancelling"
                 self.table.save(job)
@@ -183,12 +177,12 @@ class RemoteService:
             if job.client_id != sid and not self.comfyui.is_connected(job.client_id):
                 job.client_id = sid
                 self.table.save(job)
-        self.tab_events.refresh_front(sid)
-        self.tab_events.replay(sid)
+        self.events.refresh_front(sid)
+        self.events.replay(sid)
         for job in self._jobs.values():
             if job.outputs and not job.delivered_to_tab and workflow_id and job.request.workflow_id == workflow_id:
                 job.client_id, job.delivered_to_tab = sid, True
-                self.tab_events.send_outputs(job)
+                self.events.send_outputs(job)
                 self.table.save(job)
         return self._list()
 

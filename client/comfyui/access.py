@@ -56,11 +56,7 @@ class HttpError(Exception):
 
 
 def check_own_machine(request: web.Request) -> None:
-    """Reject callers from other machines: the endpoint decides where this machine's prompts and money go.
-
-    Raises:
-        RejectedError: the caller is on another machine, or behind a proxy.
-    """
+    """Raise RejectedError for callers on other machines: the endpoint decides where prompts and money go."""
     if os.environ.get("REMOTE_SERVERLESS_ALLOW_REMOTE_CONFIG", "").lower() in ("1", "true", "yes", "on"):
         return
     forwarded = any(name in request.headers for name in ("X-Forwarded-For", "Forwarded", "X-Real-IP"))

@@ -166,20 +166,18 @@ class TabEvents:
             progress.set(node_id, 0, 1, "error")
         failed_node = job.request.prompt.get(failure.node_id, {})
         self._send(progress, "progress_state", {"prompt_id": job.prompt_id, "nodes": _only_errors(progress.nodes)})
-        self._end(
-            progress,
-            "execution_error",
-            {
-                "node_id": node_id,
-                "node_type": failure.class_type or failed_node.get("class_type") or "Remote",
-                "executed": [],
-                "exception_message": failure.message,
-                "exception_type": f"Remote: {failure.code}" if failure.code else "Remote",
-                "traceback": failure.trace,
-                "current_inputs": {},
-                "current_outputs": [],
-            },
-        )
+        names_code = not failure.code or failure.message.startswith(failure.code)  # as the worker's messages do
+        error: dict[str, Any] = {
+            "node_id": node_id,
+            "node_type": failure.class_type or failed_node.get("class_type") or "Remote",
+            "executed": [],
+            "exception_message": failure.message,
+            "exception_type": "Remote" if names_code else f"Remote: {failure.code}",
+            "traceback": failure.trace,
+            "current_inputs": {},
+            "current_outputs": [],
+        }
+        self._end(progress, "execution_error", error)
 
     def interrupt(self, job: RemoteJob) -> None:
         """Send the end of a cancelled job, which shows no error."""

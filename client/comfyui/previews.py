@@ -26,8 +26,8 @@ class Previews:
     or the node only previews, the thumbnail stays: ComfyUI empties that folder when it starts.
     """
 
-    def __init__(self, comfyui: LocalComfyUI, tab_events: TabEvents) -> None:
-        self._comfyui, self._tab_events = comfyui, tab_events
+    def __init__(self, comfyui: LocalComfyUI, events: TabEvents) -> None:
+        self._comfyui, self._events = comfyui, events
         self._thumbnails: dict[str, dict[str, dict[int, Path]]] = {}
 
     async def show(self, job: RemoteJob, progress: dict[str, Any]) -> None:
@@ -45,11 +45,9 @@ class Previews:
                     known[index] = path
                     changed.add(node_id)
         for node_id in changed if not job.is_over else ():  # cancelled while they were written
-            images = [
-                {"filename": nodes[node_id][index].name, "subfolder": "", "type": "temp"}
-                for index in sorted(nodes[node_id])
-            ]
-            self._tab_events.early_output(job, node_id, {"images": images})
+            paths = [path for _, path in sorted(nodes[node_id].items())]
+            images = [{"filename": path.name, "subfolder": "", "type": "temp"} for path in paths]
+            self._events.early_output(job, node_id, {"images": images})
 
     def remove_replaced(self, job: RemoteJob) -> None:
         """Remove the thumbnails of the nodes that show their saved pictures now."""

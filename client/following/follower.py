@@ -60,14 +60,12 @@ class Follower:
         config: Config,
         table: JobTable,
         client: RunPodClient,
-        tab_events: TabEvents,
+        events: TabEvents,
         changed: Callable[[], None],
     ) -> None:
         self._comfyui, self._config, self._table, self._client = comfyui, config, table, client
-        self._tab_events, self._changed = tab_events, changed
-        self._reporter = ProgressReporter(
-            comfyui=comfyui, config=config, table=table, tab_events=tab_events, changed=changed
-        )
+        self._events, self._changed = events, changed
+        self._reporter = ProgressReporter(comfyui=comfyui, config=config, table=table, events=events, changed=changed)
         self._backoff = BackoffTable()
         self._watches: dict[str, _Watch] = {}
         self.pace = Pace()
@@ -77,7 +75,7 @@ class Follower:
         wake = asyncio.Event()
         updates = JobUpdates(self._client, self._backoff, job.runpod_id, wake.set)
         self._watches[job.prompt_id] = watch = _Watch(wake, updates)
-        self._tab_events.add(job)
+        self._events.add(job)
         failures = 0
         try:
             while not job.is_over:
@@ -130,7 +128,7 @@ class Follower:
         return self.pace.queued if time.time() - job.created < 20 else self.pace.queued_long
 
     def _record_contact(self, job: RemoteJob) -> None:
-        self._tab_events.set_reachable(job, True)
+        self._events.set_reachable(job, True)
         before, job.last_seen = job.last_seen, time.time()
         if job.last_seen - before > 5 or int(job.last_seen) // 60 != int(before) // 60:
             self._table.save(job)  # after a restart, this separates an expired result from a lost job
@@ -166,7 +164,7 @@ class Follower:
         if job.is_over:
             return 0
         if failures >= UNREACHABLE_AFTER:
-            self._tab_events.set_reachable(job, False)
+            self._events.set_reachable(job, False)
         if error.kind != "missing":
             self._reporter.set_status(job, job.state, job.phase, answers.retry_message(error), job.percent)
             return max(wait, error.retry_after or 0)
@@ -195,7 +193,7 @@ class Follower:
         self._record_speed(job, report)
         self._end(job, DONE, " ".join(warnings))
         ran = estimate.execution_order(job.request.prompt, job.request.targets)
-        self._tab_events.succeed(job, ran)
+        self._events.succeed(job, ran)
         self._announce_end(job)
 
     def _record_speed(self, job: RemoteJob, report: JobReport) -> None:
@@ -209,13 +207,13 @@ class Follower:
         """End a job without a result."""
         job.error, job.error_code, job.error_node = failure.message, failure.code, failure.node_id
         self._end(job, FAILED, failure.message)
-        self._tab_events.fail(job, failure)
+        self._events.fail(job, failure)
         self._announce_end(job)
 
     def mark_cancelled(self, job: RemoteJob, message: str = "Cancelled") -> None:
         """End a cancelled job."""
         self._end(job, CANCELLED, message)
-        self._tab_events.interrupt(job)
+        self._events.interrupt(job)
         self._announce_end(job)
 
     def _end(self, job: RemoteJob, state: str, message: str) -> None:

@@ -19,16 +19,10 @@ class ProgressReporter:
     """Shared by all jobs. ``changed`` is called when a status line has changed."""
 
     def __init__(
-        self,
-        *,
-        comfyui: LocalComfyUI,
-        config: Config,
-        table: JobTable,
-        tab_events: TabEvents,
-        changed: Callable[[], None],
+        self, *, comfyui: LocalComfyUI, config: Config, table: JobTable, events: TabEvents, changed: Callable[[], None]
     ) -> None:
-        self._config, self._table, self._tab_events, self._changed = config, table, tab_events, changed
-        self.previews = Previews(comfyui, tab_events)
+        self._config, self._table, self._events, self._changed = config, table, events, changed
+        self.previews = Previews(comfyui, events)
 
     def set_status(self, job: RemoteJob, state: str, phase: str, message: str, percent: float | None = None) -> None:
         """Set the job's state and status line."""
@@ -39,7 +33,7 @@ class ProgressReporter:
         job.state, job.phase, job.message, job.percent = state, phase, message, percent
         if moved:
             self._table.save(job)
-            self._tab_events.refresh_front(job.client_id)
+            self._events.refresh_front(job.client_id)
         if changed:
             self._changed()
 
@@ -59,11 +53,11 @@ class ProgressReporter:
     def _report_nodes(self, job: RemoteJob, progress: dict[str, Any]) -> None:
         node, step, steps = progress.get("node"), progress.get("step"), progress.get("steps")
         if isinstance(progress.get("nodes"), dict) and progress["nodes"]:
-            self._tab_events.update_nodes(job, progress["nodes"])
+            self._events.update_nodes(job, progress["nodes"])
         elif node is not None and isinstance(step, (int, float)) and isinstance(steps, (int, float)):
-            self._tab_events.update_step(job, str(node), step, steps)
+            self._events.update_step(job, str(node), step, steps)
         elif node is not None:
-            self._tab_events.update_step(job, str(node), 0, 1)
+            self._events.update_step(job, str(node), 0, 1)
 
     def _report_estimate(self, job: RemoteJob) -> None:
         """Estimate the sampler's step from the elapsed time."""
@@ -77,7 +71,7 @@ class ProgressReporter:
         percent = min(99.0, elapsed_ms / self._config.ms_per_step / total * 100)
         name = job.request.prompt[at.node_id]["class_type"]
         self.set_status(job, RUNNING, "estimated", f"{name}, about step {at.step} of {at.steps}", round(percent))
-        self._tab_events.update_step(job, at.node_id, at.step, at.steps, at.done)
+        self._events.update_step(job, at.node_id, at.step, at.steps, at.done)
 
 
 def _percent(value: Any) -> float | None:

@@ -43,11 +43,7 @@ class ResultLink:
 
     @classmethod
     def of(cls, entry: dict[str, Any], endpoint: str) -> ResultLink:
-        """Read an entry's address and announced size.
-
-        Raises:
-            RejectedError: the address or the size is not allowed.
-        """
+        """Read an entry's address and announced size. Raises RejectedError if one is not allowed."""
         try:
             address = urlsplit(str(entry.get("url")))
             found, _ = address.hostname, address.port
@@ -129,12 +125,7 @@ def _download_rest(link: ResultLink, file: BinaryIO) -> None:
 
 
 def _connect(link: ResultLink) -> http.client.HTTPConnection:
-    """Connect, and check the peer's address before anything is sent.
-
-    Raises:
-        RejectedError: the certificate is not valid, or the address is not public.
-        ResultLinkError: there is no connection now.
-    """
+    """Connect, and check the peer's address before anything is sent."""
     kind = http.client.HTTPSConnection if link.address.scheme == "https" else http.client.HTTPConnection
     connection = kind(link.address.hostname or "", link.address.port, timeout=TIMEOUT_S)
     try:

@@ -53,21 +53,13 @@ class ResultFile:
 
     @classmethod
     def of(cls, index: int, entry: dict[str, Any]) -> ResultFile:
-        """Decode and check an entry.
-
-        Raises:
-            RejectedError: its content is not allowed.
-        """
+        """Decode and check an entry. Raises RejectedError if its content is not allowed."""
         data = decode_base64(entry.get("b64") or entry.get("data"), MAX_FILE_BYTES)
         return cls(index, entry, data, hashlib.sha256(data).hexdigest(), *_kind(entry, data))
 
     @classmethod
     def downloaded(cls, index: int, entry: dict[str, Any], part: Path, digest: str) -> ResultFile:
-        """Check the file downloaded from an entry's link.
-
-        Raises:
-            RejectedError: its content is not allowed.
-        """
+        """Check a downloaded file. Raises RejectedError if its content is not allowed."""
         return cls(index, entry, part, digest, *_kind(entry, part))
 
     @property

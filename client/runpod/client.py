@@ -35,9 +35,9 @@ class Target:
 class EndpointError(Exception):
     """A request to the endpoint failed. ``kind``: network, key, missing, busy, server, refused, redirect, nonsense."""
 
-    def __init__(self, kind: str, message: str, *, status: int | None = None, retry_after: float | None = None) -> None:
+    def __init__(self, kind: str, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
-        self.kind, self.message, self.status, self.retry_after = kind, message, status, retry_after
+        self.kind, self.message, self.retry_after = kind, message, retry_after
 
 
 class RunPodClient:
@@ -60,8 +60,7 @@ class RunPodClient:
         job_id = answer.get("id")
         if not isinstance(job_id, str) or not job_id:
             raise EndpointError(
-                "nonsense",
-                "The endpoint accepted the job but returned no id. Is this the address of a RunPod endpoint?",
+                "nonsense", "The endpoint returned no job id. Is its address that of a RunPod endpoint?"
             )
         return job_id
 
@@ -89,12 +88,10 @@ class RunPodClient:
         try:
             return await asyncio.wait_for(opening, _CONNECT_S)
         except _RedirectError:
-            raise EndpointError(
-                "redirect", "The endpoint redirects its events, and redirects are not followed."
-            ) from None
+            raise EndpointError("redirect", "The endpoint redirects its events, which is not followed.") from None
         except aiohttp.WSServerHandshakeError as error:
             kind = "server" if error.status >= 500 or error.status == 429 else "missing"
-            raise EndpointError(kind, f"The endpoint has no events ({error.status}).", status=error.status) from None
+            raise EndpointError(kind, f"The endpoint has no events ({error.status}).") from None
         except (asyncio.TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             raise EndpointError("network", f"The endpoint's events broke ({type(error).__name__}).") from None
 
@@ -157,9 +154,8 @@ def is_loopback(host: str) -> bool:
 
 
 def _after_run(path: str) -> str:
-    if path != "/run":
-        return ""
-    return " It may have accepted the job: look in RunPod's console before you queue it again."
+    advice = " It may have accepted the job: look in RunPod's console before you queue it again."
+    return advice if path == "/run" else ""
 
 
 def encode(value: dict[str, Any]) -> bytes:
@@ -188,31 +184,21 @@ def _status_error(response: aiohttp.ClientResponse, body: bytes, target: Target,
     status, reason = response.status, _reason(body, target.key)
     if 300 <= status < 400:
         return EndpointError(
-            "redirect",
-            f"The endpoint redirects ({status}), and redirects are not followed. Check its address.",
-            status=status,
+            "redirect", f"The endpoint redirects ({status}), which is not followed. Check its address."
         )
     if status in (401, 403):
-        message = (
-            f"The endpoint refused the API key ({status}). Enter a key that may use this endpoint in Remote Config."
-        )
-        return EndpointError("key", message, status=status)
+        return EndpointError("key", f"The endpoint refused the API key ({status}). Enter a valid one in Remote Config.")
     if status == 404:
-        what = (
-            "does not know this job"
-            if path.startswith(("/status", "/cancel"))
-            else "does not exist; check its address in Remote Config"
-        )
-        return EndpointError("missing", f"The endpoint {what} (404).", status=status)
+        is_job = path.startswith(("/status", "/cancel"))
+        what = "does not know this job" if is_job else "does not exist; check its address in Remote Config"
+        return EndpointError("missing", f"The endpoint {what} (404).")
     if status == 413:
-        return EndpointError("refused", "The job is larger than the endpoint accepts (413).", status=status)
+        return EndpointError("refused", "The job is larger than the endpoint accepts (413).")
     if status == 429:
         after = _seconds(response.headers.get("Retry-After"))
-        return EndpointError(
-            "busy", "The endpoint is busy and asks to slow down (429).", status=status, retry_after=after
-        )
+        return EndpointError("busy", "The endpoint is busy and asks to slow down (429).", retry_after=after)
     kind = "server" if status >= 500 else "refused"
-    return EndpointError(kind, f"The endpoint answered {status}{f': {reason}' if reason else ''}.", status=status)
+    return EndpointError(kind, f"The endpoint answered {status}{f': {reason}' if reason else ''}.")
 
 
 def _reason(body: bytes, key: str) -> str:

@@ -41,11 +41,7 @@ def is_link(value: Any) -> bool:
 
 
 def check_prompt(prompt: Any) -> Prompt:
-    """Return the prompt if it has the shape of an API prompt.
-
-    Raises:
-        PromptError: it has not.
-    """
+    """Return the prompt. Raises PromptError if it has not the shape of an API prompt."""
     if not isinstance(prompt, dict) or not prompt:
         raise PromptError("There is nothing to run: the prompt has no nodes.")
     for node_id, node in prompt.items():
@@ -104,16 +100,15 @@ def _text_of(node_id: str, prompt: Prompt) -> str:
 
 def drop_local_nodes(prompt: Prompt) -> Prompt:
     """Return the prompt without the nodes that load this machine's results, and without those connected to them."""
-    gone = {node_id for node_id, node in prompt.items() if node["class_type"] in LOCAL_CLASSES}
-    grown = bool(gone)
-    while grown:
+    more = {node_id for node_id, node in prompt.items() if node["class_type"] in LOCAL_CLASSES}
+    gone: set[str] = set()
+    while more:
+        gone |= more
         more = {
             node_id
             for node_id, node in prompt.items()
             if node_id not in gone and any(is_link(value) and value[0] in gone for value in node["inputs"].values())
         }
-        gone |= more
-        grown = bool(more)
     left = {node_id: node for node_id, node in prompt.items() if node_id not in gone}
     if not left:
         raise PromptError("There is nothing to run remotely: these nodes only load results of this machine.")
@@ -121,11 +116,7 @@ def drop_local_nodes(prompt: Prompt) -> Prompt:
 
 
 def targets_of(value: Any, prompt: Prompt) -> list[str] | None:
-    """Return the chosen output nodes; None for all.
-
-    Raises:
-        PromptError: none of the chosen ones is left; to run all of them instead would cost money.
-    """
+    """Return the chosen output nodes, None for all. Raises PromptError rather than run, and bill, all of them."""
     if not isinstance(value, list):
         return None
     left = [str(node_id) for node_id in value if str(node_id) in prompt]

@@ -149,7 +149,7 @@ class JobUploads:
         """Upload the job's large files and return their links by name.
 
         Raises:
-            InputUploadError: a file could not be uploaded.
+            UploadError: a file could not be uploaded.
             OSError: a file cannot be read.
             UploadStoppedError: the job was cancelled.
         """
@@ -173,9 +173,7 @@ class JobUploads:
             stop.set()
             if not working.done():
                 await asyncio.wait({working}, timeout=_END_S)
-            working.add_done_callback(
-                lambda done: done.cancelled() or done.exception()
-            )  # else asyncio logs a late failure
+            working.add_done_callback(lambda done: done.cancelled() or done.exception())  # else asyncio logs it
             self._stops.pop(job.prompt_id, None)
 
     def stop(self, job: RemoteJob) -> None:

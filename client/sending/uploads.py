@@ -33,18 +33,11 @@ PARTS_AT_ONCE = 4
 PAUSES_S = (0.5, 2.0, 5.0)
 TIMEOUT_S = 60
 _BUFFER = 1 << 18
-_TEMPORARY_CODES = (
-    "SlowDown",
-    "InternalError",
-    "ServiceUnavailable",
-    "RequestTimeout",
-    "OperationAborted",
-    "Throttling",
-)
+_RETRYABLE = ("SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "OperationAborted", "Throttling")
 _KEY_CODES = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "AuthFailure")
 
 
-class InputUploadError(Exception):
+class UploadError(Exception):
     """A file could not be uploaded; ``retryable`` if another try may succeed."""
 
     def __init__(self, message: str, *, retryable: bool = False) -> None:
@@ -67,11 +60,7 @@ class UploadSource:
 
     @classmethod
     def of(cls, path: Path) -> UploadSource:
-        """Hash the file in pieces.
-
-        Raises:
-            OSError: the file cannot be read.
-        """
+        """Read the file once, in pieces, and hash it. Raises OSError."""
         version, digest = _version(path), hashlib.sha256()
         with path.open("rb") as file:
             while piece := file.read(1 << 20):
@@ -101,7 +90,7 @@ class Uploader:
         """Upload the file unless it is there. Return a link to it that works for :data:`LINK_LIFE_S`.
 
         Raises:
-            InputUploadError: the file could not be uploaded.
+            UploadError: the file could not be uploaded.
             UploadStoppedError: ``stop`` was set.
         """
         if self._is_there(source):
@@ -127,16 +116,14 @@ class Uploader:
         answer = self._ask("POST", f"{url}?uploads=", headers={"Content-Type": source.media_type})[2]
         upload = quote(_tag(answer, "UploadId"), safe="-_.~")
         if not upload:
-            raise InputUploadError(
-                "The bucket's answer has no upload id. Is its address that of an S3-compatible store?"
-            )
+            raise UploadError("The bucket's answer has no upload id. Is this the address of an S3-compatible store?")
         try:
             tags = self._parts(f"{url}?uploadId={upload}", source)
             if _version(source.path) != (source.size, source.changed_ns):
                 raise _changed(source.path)
             self._complete(f"{url}?uploadId={upload}", tags, source)
         except BaseException:
-            with contextlib.suppress(InputUploadError, UploadStoppedError):
+            with contextlib.suppress(UploadError, UploadStoppedError):
                 self._ask_once("DELETE", f"{url}?uploadId={upload}")  # stored parts cost money
             raise
 
@@ -156,11 +143,9 @@ class Uploader:
 
         with ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="upload-part") as pool:
             futures = [pool.submit(send, start) for start in range(0, source.size, length)]
-        problems = [problem for future in futures if (problem := future.exception())]
-        for problem in sorted(
-            problems, key=lambda each: isinstance(each, UploadStoppedError)
-        ):  # the cause before the parts that it stopped
-            raise problem
+        errors = [error for future in futures if (error := future.exception())]
+        for error in sorted(errors, key=lambda each: isinstance(each, UploadStoppedError)):  # the cause, not its effect
+            raise error
         return [future.result() for future in futures]
 
     def _complete(self, url: str, tags: list[str], source: UploadSource) -> None:
@@ -171,7 +156,7 @@ class Uploader:
         xml = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
         try:
             self._ask("POST", url, xml, {"Content-Type": "application/xml"})
-        except InputUploadError:
+        except UploadError:
             if not self._is_there(source):  # else it was completed and only the answer was lost
                 raise
 
@@ -188,16 +173,14 @@ class Uploader:
         url: str,
         body: _FilePart | bytes | None = None,
         headers: dict[str, str] | None = None,
-        *,
-        payload: str = UNSIGNED,
-        allowed: tuple[int, ...] = (),
+        **options: Any,
     ) -> tuple[int, Any, bytes]:
         """Send a request, with retries. Return status, headers and body of the response."""
         for pause in (*PAUSES_S, None):
             self._count_sent(0)
             try:
-                return self._ask_once(method, url, body, headers, payload=payload, allowed=allowed)
-            except InputUploadError as error:
+                return self._ask_once(method, url, body, headers, **options)
+            except UploadError as error:
                 if not error.retryable or pause is None:
                     raise
             if isinstance(body, _FilePart):
@@ -221,21 +204,17 @@ class Uploader:
         signed = {**(headers or {}), **self._bucket.headers(method, url, payload)}
         signed["Content-Length"] = str(body.length if isinstance(body, _FilePart) else len(body or b""))
         path = parts.path + (f"?{parts.query}" if parts.query else "")
-        with (
-            contextlib.closing(connection),
-            body if isinstance(body, _FilePart) else contextlib.nullcontext(body) as data,
-        ):
+        opened = body if isinstance(body, _FilePart) else contextlib.nullcontext(body)
+        with contextlib.closing(connection), opened as data:
             try:
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the response may give the reason
                     connection.request(method, path, data, signed)
                 with connection.getresponse() as response:
                     status, answer_headers, answer = response.status, response.headers, response.read(1 << 20)
             except ssl.SSLCertVerificationError:
-                raise InputUploadError(
-                    "The bucket's TLS certificate is not valid. Check the bucket's address."
-                ) from None
+                raise UploadError("The bucket's TLS certificate is not valid. Check the bucket's address.") from None
             except (OSError, http.client.HTTPException) as error:
-                raise InputUploadError(_network_message(error), retryable=True) from None
+                raise UploadError(_network_message(error), retryable=True) from None
         failed_late = method == "POST" and _tag(answer, "Code")  # S3 may send 200 first and the error in the body
         if status in (200, 204, *allowed) and not failed_late:
             return status, answer_headers, answer
@@ -270,7 +249,7 @@ def check_bucket(bucket: SignedBucket, stop: threading.Event) -> None:
     """Upload a few bytes and download them by a link, as a worker would.
 
     Raises:
-        InputUploadError: one of the two failed.
+        UploadError: one of the two failed.
     """
     uploader, key, data = Uploader(bucket, stop), f"{FOLDER}/test.txt", b"Comfy Remote Serverless was here.\n"
     uploader._ask("PUT", bucket.url(key), data, {"Content-Type": "text/plain"})
@@ -282,15 +261,13 @@ def check_bucket(bucket: SignedBucket, stop: threading.Event) -> None:
             with connection.getresponse() as response:
                 status, found = response.status, response.read(1 << 16)
         except (OSError, http.client.HTTPException) as error:
-            raise InputUploadError(_network_message(error)) from None
+            raise UploadError(_network_message(error)) from None
     if status != 200 or found != data:
-        raise InputUploadError(
-            f"Uploads work, but the signed link returned {status}. Does the key have read permission?"
-        )
+        raise UploadError(f"Uploads work, but the signed link returned {status}. Does the key have read permission?")
 
 
-def _changed(path: Path) -> InputUploadError:
-    return InputUploadError(f"{path.name} was changed during its upload. Queue the job again.")
+def _changed(path: Path) -> UploadError:
+    return UploadError(f"{path.name} was changed during its upload. Queue the job again.")
 
 
 def _version(path: Path) -> tuple[int, int]:
@@ -309,25 +286,17 @@ def _network_message(error: BaseException) -> str:
     return f"The connection to the bucket broke ({type(error).__name__}). Check its address and the network."
 
 
-def _status_error(status: int, body: bytes, bucket: str) -> InputUploadError:
+def _status_error(status: int, body: bytes, bucket: str) -> UploadError:
     code = re.sub(r"[^\w.-]", "", _tag(body, "Code"))[:60]
     answer = f"{status} {code}".strip()
-    if status >= 500 or status in (408, 429) or code in _TEMPORARY_CODES:
-        return InputUploadError(
-            f"The bucket is overloaded or down ({answer}). Queue the job again later.", retryable=True
-        )
+    if status >= 500 or status in (408, 429) or code in _RETRYABLE:
+        return UploadError(f"The bucket is overloaded or down ({answer}). Queue the job again later.", retryable=True)
     if code == "RequestTimeTooSkewed":
-        return InputUploadError(
-            "This computer's clock is wrong, so the bucket refuses its requests. Set the clock and queue the job again."
-        )
+        return UploadError("The bucket rejects this computer's clock. Set the clock, and queue the job again.")
     if status in (401, 403) or code in _KEY_CODES:
-        return InputUploadError(
-            f"The bucket refused the keys ({answer}). Enter keys that may read and write {bucket!r}."
-        )
+        return UploadError(f"The bucket refused the keys ({answer}). Enter keys that may read and write {bucket!r}.")
     if status == 404:
-        return InputUploadError(
-            f"There is no bucket {bucket!r} at that address ({answer}). Check both in Remote Config."
-        )
+        return UploadError(f"There is no bucket {bucket!r} at that address ({answer}). Check both in Remote Config.")
     region = re.sub(r"[^\w-]", "", _tag(body, "Region"))[:40] if status in (301, 307, 400) else ""
     hint = f"It is in region {region}: enter that region." if region else "Check its address, name and region."
-    return InputUploadError(f"The bucket answered {answer}. {hint}")
+    return UploadError(f"The bucket answered {answer}. {hint}")

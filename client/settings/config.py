@@ -39,11 +39,7 @@ class ClientSettings:
 
 
 def parse_endpoint(text: str) -> str:
-    """Return the base URL of an endpoint id, a base URL, or the address of /run.
-
-    Raises:
-        ConfigError: the text is none of these.
-    """
+    """Return the base URL of an endpoint id, a base URL, or the address of /run. Raises ConfigError for others."""
     text = text.strip()
     if not text:
         return ""
@@ -86,11 +82,7 @@ def origin_of(endpoint: str) -> str:
 
 
 def check_key(key: str) -> str:
-    """Return the key without surrounding spaces, if it can be sent in a header.
-
-    Raises:
-        ConfigError: it contains other characters.
-    """
+    """Return the key without surrounding spaces. Raises ConfigError if it cannot be sent in a header."""
     key = key.strip()
     if not re.fullmatch(r"[\x21-\x7e]{4,512}", key):
         raise ConfigError("The API key contains characters that are not allowed. Copy the whole key again.")
@@ -116,11 +108,7 @@ class Config:
             return ClientSettings()
 
     def change(self, changes: dict[str, Any]) -> None:
-        """Check the changes and save the settings.
-
-        Raises:
-            ConfigError: a value cannot be used.
-        """
+        """Check the changes and save the settings. Raises ConfigError."""
         self.settings = with_changes(self.settings, changes)
         write_private(self._settings_path, asdict(self.settings))
 
@@ -137,11 +125,7 @@ class Config:
     # -- the key --
 
     def set_key(self, key: str, endpoint: str) -> None:
-        """Save the key for the endpoint's origin only, so that another endpoint never gets it.
-
-        Raises:
-            ConfigError: there is no endpoint, or the key cannot be used.
-        """
+        """Save the key for the endpoint's origin only, so that another endpoint never gets it. Raises ConfigError."""
         if not endpoint:
             raise ConfigError("Enter the endpoint that the key is for.")
         write_private(self._key_path, {"origin": origin_of(endpoint), "key": check_key(key)})
@@ -171,11 +155,7 @@ class Config:
 
 
 def with_changes(before: ClientSettings, changes: dict[str, Any]) -> ClientSettings:
-    """Return the settings with checked changes.
-
-    Raises:
-        ConfigError: a value cannot be used.
-    """
+    """Return the settings with the changes. Raises ConfigError if a value cannot be used."""
     new: dict[str, Any] = {}
     for name, value in changes.items():
         if name == "endpoint":

@@ -1,7 +1,7 @@
-/** The one way from the page to the pack's routes. */
+/** The requests from the page to the pack's routes. */
 import { api } from "../../scripts/api.js";
 
-/** Call a route; `{ok, status, answer}`, where a refusal's `answer.error` is a sentence or ComfyUI's error object. */
+/** Call a route. Return `{ok, status, answer}`; on an error, `answer.error` is a sentence or ComfyUI's error object. */
 async function call(method, path, body) {
   const response = await api.fetchApi(`/remote/${path}`, {
     method,

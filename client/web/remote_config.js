@@ -1,22 +1,22 @@
-/** The settings in a dialog of the page's own kind, which every frontend has. The key goes in and never comes out. */
+/** The settings in a plain HTML dialog, which works in every frontend. The key is sent and never returned. */
 import { remote } from "./remote_api.js";
 
 const FIELDS = [
-  ["endpoint", "Endpoint", "text", "https://api.runpod.ai/v2/<ENDPOINT_ID>/run", "The address of /run, or just the id."],
-  ["api_key", "API key", "password", "", "Kept on this computer in a file that only you can read; never shown again."],
-  ["ms_per_step", "Fake ms/step", "number", "learned from finished jobs", "Only for workers that send no progress."],
-  ["result_format", "Pictures as", "select", "", "WebP and JPEG make large answers fit; WebP keeps the workflow."],
-  ["previews", "Ask the worker for live previews", "checkbox", "", "Costs some bandwidth."],
-  ["keep_copy", "Also put results into ./remote_results", "checkbox", "", "Links, where the disk has them."],
-  ["sidecars", "Save how each image was made beside it", "checkbox", "", "As .json, and as .txt in Civitai's style."],
+  ["endpoint", "Endpoint", "text", "https://api.runpod.ai/v2/<ENDPOINT_ID>/run", "The address of /run, or only the id."],
+  ["api_key", "API key", "password", "", "Saved on this computer in a file that only you can read. It is never shown again."],
+  ["ms_per_step", "Fake ms/step", "number", "learned from finished jobs", "The assumed speed of workers that send no progress."],
+  ["result_format", "Pictures as", "select", "", "WebP and JPEG are smaller, for results that are too large. WebP keeps the workflow."],
+  ["previews", "Ask the worker for live previews", "checkbox", "", "Uses some bandwidth."],
+  ["keep_copy", "Also put results into ./remote_results", "checkbox", "", "As links where the disk supports them, which need no space."],
+  ["sidecars", "Save how each image was made beside it", "checkbox", "", "As .json, and as .txt in Civitai's format."],
 ];
-const FORMATS = { original: "they were saved", webp: "WebP", jpeg: "JPEG" };
+const FORMATS = { original: "as the node saves them", webp: "WebP", jpeg: "JPEG" };
 const BUCKET = [
-  ["address", "Address", "text", "https://<account>.r2.cloudflarestorage.com", "Of any S3-compatible store."],
+  ["address", "Address", "text", "https://<account>.r2.cloudflarestorage.com", "Any S3-compatible store."],
   ["name", "Bucket", "text", "my-bucket", ""],
-  ["region", "Region", "text", "from the address", ""],
+  ["region", "Region", "text", "read from the address", ""],
   ["access_key_id", "Access key id", "password", "", ""],
-  ["secret_access_key", "Secret key", "password", "", "Kept like the API key; both stay for this address alone."],
+  ["secret_access_key", "Secret key", "password", "", "Saved like the API key. Both keys are used for this address only."],
 ];
 
 let dialog = null;
@@ -44,14 +44,14 @@ function build() {
   };
   element.append(form);
   element.addEventListener("close", () => element.remove());
-  element.addEventListener("keydown", (event) => event.stopPropagation()); // typing is no shortcut of the graph's
+  element.addEventListener("keydown", (event) => event.stopPropagation()); // else typing triggers shortcuts of the graph
   return element;
 }
 
-/** Folded away: most people never need it. */
+/** Closed at first: few users need it. */
 function bucket() {
   const part = make("details", { className: "bucket" });
-  const help = "Input files that do not fit into a job (10 MB) go into your own bucket, and the worker gets a link.";
+  const help = "Input files that do not fit into a job (10 MB) are uploaded to your own bucket, and the worker gets a link.";
   part.append(make("summary", { textContent: "Bucket for large inputs" }), make("p", { textContent: help }));
   part.append(...BUCKET.map(([name, ...more]) => row([`bucket_${name}`, ...more])));
   part.append(make("button", { type: "button", name: "forget_bucket", textContent: "Forget bucket", onclick: forgetBucket }));
@@ -73,7 +73,7 @@ function control(name, type, placeholder, id) {
     return choice;
   }
   const input = make("input", { name, type, placeholder, id, spellcheck: false });
-  if (type === "password") input.autocomplete = "new-password"; // else the browser offers to keep it
+  if (type === "password") input.autocomplete = "new-password"; // else the browser offers to save it
   if (type === "number") Object.assign(input, { min: 1, max: 600000, step: 1 });
   return input;
 }
@@ -127,7 +127,7 @@ function typed() {
   return { endpoint: endpoint.value, ...(api_key.value && { api_key: api_key.value }), ...(bucket && { bucket }) };
 }
 
-/** The bucket's fields, when a person has changed one: what the environment says is not to be saved as typed. */
+/** The bucket's fields if the user has changed one; values from the environment must not be saved. */
 function typedBucket() {
   const inputs = BUCKET.map(([name]) => [name, elements()[`bucket_${name}`]]);
   if (inputs.every(([, input]) => input.value === input.defaultValue)) return null;
@@ -176,7 +176,7 @@ function say(text, kind) {
   answer.textContent = String(text ?? "");
 }
 
-/** Give a field its value, as the one from which changes are told. */
+/** Set a field's value and its default, to which typedBucket compares. */
 function show(input, value) {
   input.defaultValue = input.value = value;
 }

@@ -1,14 +1,14 @@
-/** Queue and cancel: the instance methods of ComfyUI's `api` that everything in the page goes through. */
+/** Queue and cancel: replaces methods of ComfyUI's `api`, which the whole page uses. */
 import { app } from "../../scripts/app.js";
 import { api, PromptExecutionError } from "../../scripts/api.js";
 import { remote } from "./remote_api.js";
 import { activeJobs, isActive, isOn, ownJobs, setSkipModels, skipsModels } from "./remote_state.js";
 
-let local = null; // api.queuePrompt as it was, while ours is in its place
+let local = null; // the original api.queuePrompt while ours replaces it
 let wasOwn = false;
 let agreedMode = null;
 
-/** Divert the Queue button. */
+/** Send the Queue button's prompts to the endpoint. */
 export function divert() {
   if (local) return;
   wasOwn = Object.hasOwn(api, "queuePrompt");
@@ -16,7 +16,7 @@ export function divert() {
   api.queuePrompt = queueRemotely;
 }
 
-/** Put everything back. Where another pack has wrapped ours since, ours stays below it and only passes on. */
+/** Restore the original. If another pack has wrapped ours since, ours stays and calls the original. */
 export function restore() {
   agreedMode = null;
   if (!local || api.queuePrompt !== queueRemotely) return;
@@ -38,17 +38,17 @@ async function queueRemotely(number, data, ...rest) {
     partial_execution_targets: options.partialExecutionTargets ?? null,
     remote: { skip_repo_list: skipsModels() },
   });
-  if (!ok) throw refusal(answer, status);
+  if (!ok) throw promptError(answer, status);
   ownJobs.add(answer.prompt_id);
   return answer;
 }
 
-/** ComfyUI's own error, so that its own panel shows it and marks the node. */
-function refusal(answer, status) {
+/** Return ComfyUI's own error, so that its panel shows it and marks the node. */
+function promptError(answer, status) {
   const error =
     typeof answer.error === "object" && answer.error
       ? answer.error
-      : { type: "remote_serverless", message: String(answer.error ?? "Remote refused."), details: "", extra_info: {} };
+      : { type: "remote_serverless", message: String(answer.error ?? "The job was not accepted."), details: "", extra_info: {} };
   return new PromptExecutionError({ error, node_errors: answer.node_errors ?? {} }, status);
 }
 
@@ -57,26 +57,26 @@ function queueSettings() {
   return found?.value ?? found;
 }
 
-/** Auto-queue spends money for as long as the page is open: once asked for each time it is switched on. */
+/** Ask once each time auto-queue is switched on: it spends money for as long as the page is open. */
 async function agreeToAutoQueue() {
   const settings = queueSettings();
   const mode = settings?.mode ?? "disabled";
   if (mode === "disabled") agreedMode = null;
   if (mode === "disabled" || mode === agreedMode) return;
-  const when = mode === "change" ? "after every change" : "again and again, without end";
+  const when = mode === "change" ? "after every change" : "again and again until you stop it";
   const agreed = await app.extensionManager.dialog.confirm({
     title: "Auto-queue with Remote ON",
-    message: `Auto-queue would send this workflow to the endpoint ${when}, and each job costs money. Go on?`,
+    message: `Auto-queue will send this workflow to the endpoint ${when}, and each job costs money. Continue?`,
     type: "default",
   });
   if (agreed !== true) {
     settings.mode = "disabled";
-    throw new Error("Nothing was sent: auto-queue is switched off now, and Remote is still ON.");
+    throw new Error("Nothing was sent. Auto-queue is now off; Remote is still ON.");
   }
   agreedMode = mode;
 }
 
-/** A switch for one run: it goes back by itself when the whole batch is queued. */
+/** Reset "skip models" when the whole batch is queued: it is a switch for one run. */
 export function resetSkipAfterRun() {
   api.addEventListener("promptQueued", () => {
     if (isOn() && skipsModels()) setSkipModels(false);
@@ -87,12 +87,12 @@ export function resetSkipAfterRun() {
 
 const cancel = (ids) => remote.cancel({ prompt_ids: ids });
 
-/** ComfyUI's ways to cancel, each for our jobs as well; a job that is not ours passes through untouched. */
+/** ComfyUI's ways to cancel, extended to remote jobs; local jobs go to the original. */
 const CANCELS = {
   async interrupt(own, id, ...rest) {
     if (id && isActive(id)) return void (await cancel([id]));
-    const mine = activeJobs().some((job) => job.client_id === api.clientId);
-    if (!id && mine) return void (await remote.cancel({ client_id: api.clientId, front: true }));
+    const hasRemote = activeJobs().some((job) => job.client_id === api.clientId);
+    if (!id && hasRemote) return void (await remote.cancel({ client_id: api.clientId, front: true }));
     return own(id, ...rest);
   },
   async cancelJob(own, id, ...rest) {
@@ -124,7 +124,7 @@ export function wrapCancels() {
 
 // -- the queue's list --
 
-/** The remote jobs in ComfyUI's own lists: without that, newer pages forget a running job when the socket reconnects. */
+/** Add the remote jobs to ComfyUI's lists; else newer pages drop a running job when the socket reconnects. */
 export function listRemoteJobs() {
   const own = api.getQueue.bind(api);
   const isNew = typeof api.getJobDetail === "function";

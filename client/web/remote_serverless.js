@@ -1,4 +1,4 @@
-/** Comfy Remote Serverless: Remote ON/OFF and Remote Config in the top bar; the rest is in the modules beside this one. */
+/** Comfy Remote Serverless: Remote ON/OFF and Remote Config in the top bar; the other modules do the rest. */
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { remote } from "./remote_api.js";
@@ -10,11 +10,11 @@ import { showStatus } from "./remote_status.js";
 const NAME = "RemoteServerless";
 const ATTACH_AFTER_MS = 300;
 
-/** What stands in the top bar. The getters read reactive settings while the bar renders, so it repaints by itself. */
+/** The top bar's buttons. Their getters read reactive settings, so the bar repaints when one changes. */
 const BUTTONS = [
   {
     icon: "pi pi-cloud",
-    tooltip: "Run the queue on the remote endpoint instead of this computer",
+    tooltip: "Run workflows on the remote endpoint instead of this computer",
     get label() {
       return isOn() ? "Remote: ON" : "Remote: OFF";
     },
@@ -25,7 +25,7 @@ const BUTTONS = [
   },
   {
     icon: "pi pi-box",
-    tooltip: "Models in the next run: as repo_list says, or left alone on the worker",
+    tooltip: "Next run: make the worker's models match repo_list, or leave them unchanged",
     get label() {
       return skipsModels() ? "Models: skip" : "Models: repo_list";
     },
@@ -38,13 +38,13 @@ const BUTTONS = [
   {
     icon: "pi pi-cog",
     label: "Remote Config",
-    tooltip: "Endpoint and API key of the remote runs",
+    tooltip: "Endpoint, API key and options of remote runs",
     class: "remote-serverless-button remote-serverless-config",
     onClick: () => openConfig(),
   },
 ];
 
-/** Switching Remote is one setting, whoever sets it: the button, the settings page, or the last visit. */
+/** Apply the Remote setting, which the button, the settings page, or the last visit may have set. */
 function onSwitched() {
   if (isOn()) divert();
   else restore();
@@ -54,7 +54,7 @@ function onSwitched() {
 const repaints = [];
 let attachTimer = null;
 
-/** Ask for this tab's jobs, once the graph that they belong to is there. */
+/** Ask for this tab's jobs once its graph is loaded. */
 function attachSoon() {
   clearTimeout(attachTimer);
   attachTimer = setTimeout(async () => {
@@ -75,7 +75,7 @@ function addStyle() {
 
 // -- frontends without action bar buttons (before 1.32.4), and the old floating menu --
 
-/** The bar is there once the Queue button is; ours are either in it by then, or this frontend does not know them. */
+/** The bar exists once the Queue button does. If ours are not in it then, this frontend does not support them. */
 async function addButtonsWhereMissing() {
   for (let tries = 0; tries < 40 && !document.querySelector('[data-testid="queue-button"]'); tries++) await pause(100);
   await pause(300);
@@ -105,15 +105,15 @@ const extension = {
   settings: [
     {
       id: ENABLED,
-      name: "Run the queue on the remote endpoint",
+      name: "Run workflows on the remote endpoint",
       category: ["Remote Serverless", "General", "Enabled"],
       type: "boolean",
       defaultValue: false,
-      onChange: () => queueMicrotask(onSwitched), // the new value is in place only after this call
+      onChange: () => queueMicrotask(onSwitched), // the new value is readable only after this call
     },
     {
       id: SKIP_MODELS,
-      name: "Leave the worker's models alone in the next run",
+      name: "Leave the worker's models unchanged in the next run",
       category: ["Remote Serverless", "General", "SkipModels"],
       type: "boolean",
       defaultValue: false,
@@ -139,7 +139,7 @@ const extension = {
   afterConfigureGraph: attachSoon,
 };
 
-// Two copies of the pack would send, and bill, every job twice.
+// Two copies of the pack would send every job, and cost, twice.
 if (!window.__remoteServerless) {
   window.__remoteServerless = true;
   app.registerExtension(extension);

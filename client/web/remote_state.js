@@ -1,4 +1,4 @@
-/** What the page knows: the two switches, kept in ComfyUI's settings, and the jobs. No secret is ever here. */
+/** The page's state: the two switches, saved in ComfyUI's settings, and the jobs. It holds no secret. */
 import { app } from "../../scripts/app.js";
 
 export const ENABLED = "RemoteServerless.Enabled";
@@ -16,14 +16,14 @@ const listeners = new Set();
 let jobs = [];
 let newest = 0;
 
-/** Jobs that this page itself has queued: ComfyUI's own dialogs speak of those. */
+/** Jobs that this page itself has queued: ComfyUI's own dialogs show their end. */
 export const ownJobs = new Set();
 
 export const allJobs = () => jobs;
 export const activeJobs = () => jobs.filter((job) => !OVER.includes(job.state));
 export const isActive = (id) => activeJobs().some((job) => job.prompt_id === id);
 
-/** Take the newest list, `{seq, jobs}`, from an event or an answer: one may overtake the other. */
+/** Take a list, `{seq, jobs}`, if it is newer: events and answers may arrive out of order. */
 export function setJobs(list) {
   if (!(list?.seq >= newest) || !Array.isArray(list.jobs)) return;
   newest = list.seq;

@@ -1,4 +1,4 @@
-/** One line about the remote jobs: what a person waits for, and for how long. Text only: it comes from other machines. */
+/** The status line of the remote jobs. It is set as text only, since it comes from other machines. */
 import { remote } from "./remote_api.js";
 import { activeJobs, onJobs, ownJobs, toast } from "./remote_state.js";
 
@@ -7,7 +7,7 @@ let timer = null;
 
 export function showStatus() {
   onJobs((now, before) => {
-    tellEnds(now, before);
+    showEnds(now, before);
     draw();
   });
 }
@@ -49,8 +49,8 @@ function remove() {
   line = timer = null;
 }
 
-/** ComfyUI shows the end of the jobs that this page queued; of the others nobody would hear. */
-function tellEnds(now, before) {
+/** Show the end of the jobs that other pages queued: ComfyUI shows only those of this page. */
+function showEnds(now, before) {
   for (const job of now) {
     const was = before.find((other) => other.prompt_id === job.prompt_id);
     if (!was || was.state === job.state) continue;

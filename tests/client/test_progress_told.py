@@ -29,16 +29,14 @@ class Recorder(Silence):
 
 def follower(client):
     return Follower(
-        comfyui=Silence(), config=Silence(), table=Silence(), client=client, tab_events=Silence(), changed=lambda: None
+        comfyui=Silence(), config=Silence(), table=Silence(), client=client, events=Silence(), changed=lambda: None
     )
 
 
 def shown(progress, job=None):
     recorder, job = Recorder(), job or a_job()
     config = SimpleNamespace(ms_per_step=100.0)
-    reporter = ProgressReporter(
-        comfyui=recorder, config=config, table=Silence(), tab_events=recorder, changed=lambda: None
-    )
+    reporter = ProgressReporter(comfyui=recorder, config=config, table=Silence(), events=recorder, changed=lambda: None)
     asyncio.run(reporter.report_running(job, progress))
     return job, [(name, *(each for each in what if each is not job)) for name, *what in recorder.calls]
 

@@ -177,7 +177,7 @@ def follower():
         config=Silence(),
         table=Silence(),
         client=Silence(),
-        tab_events=Silence(),
+        events=Silence(),
         changed=lambda: None,
     )
 

@@ -13,7 +13,7 @@ from client.results import link_download as links
 from client.results.link_download import ResultLink, download
 from client.s3 import SignedBucket
 from client.sending import uploads
-from client.sending.uploads import InputUploadError, Uploader, UploadSource, check_bucket
+from client.sending.uploads import Uploader, UploadError, UploadSource, check_bucket
 from tests.support.disk_s3 import BUCKET, DiskS3
 from tests.support.own_ca import OwnCa
 
@@ -70,7 +70,7 @@ def test_a_certificate_that_is_not_trusted_or_anothers_is_refused(store, authori
     if trusts:
         monkeypatch.setenv("SSL_CERT_FILE", str(authority.authority))
     host = "127.0.0.1" if trusts else "localhost"
-    with pytest.raises(InputUploadError, match="certificate is not valid"):
+    with pytest.raises(UploadError, match="certificate is not valid"):
         Uploader(bucket(store, host), threading.Event()).upload(film(tmp_path))
     part = tmp_path / "got.mp4"
     part.touch()

@@ -11,7 +11,7 @@ import requests
 from client.s3 import SignedBucket
 from client.sending import uploads
 from client.sending.input_files import LINK_BYTES, choose_linked
-from client.sending.uploads import InputUploadError, Uploader, UploadSource, UploadStoppedError, check_bucket
+from client.sending.uploads import Uploader, UploadError, UploadSource, UploadStoppedError, check_bucket
 from client.settings.bucket import BucketConfig
 from client.settings.config import ConfigError
 from tests.support.s3_server import BUCKET, Canned
@@ -96,7 +96,7 @@ def test_what_passes_is_tried_again_and_counted_once(s3, bucket, film):
 )  # fmt: skip
 def test_a_refusal_says_what_to_correct_and_leaves_nothing(s3, uploader, film, answer, says):
     s3.answers += [Canned(404, "NoSuchKey"), *[answer] * 4]
-    with pytest.raises(InputUploadError, match=says) as caught:
+    with pytest.raises(UploadError, match=says) as caught:
         uploader.upload(film)
     assert s3.secret not in str(caught.value) and s3.access not in str(caught.value)
     assert s3.unfinished() == 0
@@ -112,10 +112,10 @@ def test_keys_that_may_not_list_cannot_tell_what_is_there_and_upload_all_the_sam
 def test_wrong_keys_and_nobody_there(s3, tmp_path):
     s3.check_signatures()
     wrong = SignedBucket.of(s3.url, BUCKET, "", s3.access, "wrong")
-    with pytest.raises(InputUploadError, match="refused the keys"):
+    with pytest.raises(UploadError, match="refused the keys"):
         Uploader(wrong, threading.Event()).upload(source(tmp_path, b"x"))
     nobody = SignedBucket.of("http://127.0.0.1:9", BUCKET, "", s3.access, s3.secret)
-    with pytest.raises(InputUploadError, match="ConnectionRefusedError"):
+    with pytest.raises(UploadError, match="ConnectionRefusedError"):
         Uploader(nobody, threading.Event()).upload(source(tmp_path, b"x"))
 
 
@@ -136,14 +136,14 @@ def test_a_file_that_changes_meanwhile_does_not_take_the_others_place(s3, bucket
     def sent(_):
         film.path.touch()
 
-    with pytest.raises(InputUploadError, match="was changed"):
+    with pytest.raises(UploadError, match="was changed"):
         Uploader(bucket, threading.Event(), sent).upload(film)
     assert s3.keys() == [] and s3.unfinished() == 0
 
 
 def test_a_file_that_changed_after_it_was_looked_at_is_not_uploaded_as_what_it_was(s3, uploader, film):
     film.path.write_bytes(film.path.read_bytes()[:-10])
-    with pytest.raises(InputUploadError, match="was changed"):
+    with pytest.raises(UploadError, match="was changed"):
         uploader.upload(film)
     assert s3.keys() == [] and s3.unfinished() == 0
 
@@ -155,7 +155,7 @@ def test_a_completion_whose_answer_was_lost_is_looked_for(s3, uploader, film):
     def lost(method, url, *more, **named):
         answer = complete(method, url, *more, **named)
         if method == "POST" and "uploadId=" in url:
-            raise InputUploadError("The bucket answered 404 NoSuchUpload.")
+            raise UploadError("The bucket answered 404 NoSuchUpload.")
         return answer
 
     uploader._ask = lost
