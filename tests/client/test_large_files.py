@@ -20,8 +20,7 @@ import pytest
 
 from client.sending.uploads import UploadSource
 from tests.client.conftest import PROMPT, Local
-from tests.client.test_jobs import wait_state
-from tests.client.test_large_inputs import configure
+from tests.client.support import configure_bucket, wait_state
 from tests.support.disk_s3 import DiskS3
 from worker.settings import REPO_ROOT
 
@@ -176,7 +175,7 @@ def test_through_the_whole_pack_up_and_down_with_flat_memory(pack, endpoint, fil
     os.link(path, comfy.base / "input" / "film.png")
     process = Path(f"/proc/{comfy.engine.process.pid}")
     with DiskS3(room) as s3:
-        configure(pack, s3)
+        configure_bucket(pack, s3)
         os.link(path, s3.path("job/film.mp4"))
         names = {"filename": "film_00001_.mp4", "subfolder": "", "type": "output", "node_id": "9"}
         entry = {"url": f"{s3.url}/pics/job/film.mp4?X-Amz-Signature=s", "bytes": SIZE, **names}

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import http.client
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from client.jobs import RemoteJob, Request
 from client.remote_sink import RejectedError
 from client.results import link_download as links
-from client.results.link_download import ResultLink, ResultLinkError, is_allowed_address
+from client.results.link_download import ResultLink, ResultLinkError, _expected_size, is_allowed_address
 from client.results.saver import ResultSaver
+from client.runpod.client import _seconds
 from tests.client.conftest import PROMPT
 from tests.client.endpoint import picture, png
 
@@ -168,3 +172,23 @@ def test_a_far_endpoint_cannot_lead_to_this_machine(store, saver):
 )  # fmt: skip
 def test_which_addresses_may_be_read(peer, far, near):
     assert (is_allowed_address(peer, False), is_allowed_address(peer, True)) == (far, near)
+
+
+ODD_NUMBERS = ["\u00b2", "9" * 5000]
+
+
+class _Socket:
+    def __init__(self, data):
+        self._data = data
+
+    def makefile(self, *_):
+        return BytesIO(self._data)
+
+
+@pytest.mark.parametrize("text", ODD_NUMBERS)
+def test_a_length_that_is_no_number_is_an_unknown_length(text):
+    link = ResultLink(urlsplit("https://a.example/x"), allow_loopback=False, size=7)
+    response = http.client.HTTPResponse(_Socket(f"HTTP/1.1 200 OK\r\nContent-Length: {text}\r\n\r\n".encode("latin-1")))
+    response.begin()
+    assert _expected_size(link, response, BytesIO()) == 7
+    assert _seconds(text) is None

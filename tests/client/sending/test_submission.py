@@ -11,9 +11,10 @@ import pytest
 import requests
 from PIL import Image
 
+from client.runpod.client import RUN_LIMIT_BYTES
 from tests.client.conftest import PROMPT, Local
 from tests.client.endpoint import b64, completed, picture, png
-from tests.client.test_jobs import of, wait_state
+from tests.client.support import configure_bucket, of, wait_state
 from tests.support.disk_s3 import DiskS3
 from tests.support.runpod_platform import CLIENT_KEY, RunPodPlatform, WorkerProcess
 from tests.support.simulator_process import SIMULATOR, safetensors
@@ -36,19 +37,9 @@ def with_bucket(ready, bucket) -> Iterator[Local]:
     """A configured pack, its bucket, and two input files."""
     for name, data in FILES.items():
         (ready.comfy.base / "input" / name).write_bytes(data)
-    configure(ready, bucket)
+    configure_bucket(ready, bucket)
     yield ready
     ready.post("/remote/config", {"forget_bucket": True})
-
-
-def configure(local, bucket, **more) -> None:
-    env = bucket.env()
-    typed = {
-        "address": env["BUCKET_ENDPOINT_URL"], "name": env["BUCKET_NAME"],
-        "access_key_id": env["BUCKET_ACCESS_KEY_ID"], "secret_access_key": env["BUCKET_SECRET_ACCESS_KEY"],
-    }  # fmt: skip
-    answer = local.post("/remote/config", {"bucket": {**typed, **more}})
-    assert answer.ok, answer.text
 
 
 def prompt(*names: str) -> dict:
@@ -97,7 +88,7 @@ def test_a_job_that_fits_does_not_touch_the_bucket(with_bucket, endpoint, bucket
 
 
 def test_a_bucket_that_refuses_ends_the_job_at_its_node(with_bucket, endpoint):
-    configure(with_bucket, DiskS3Refusing())
+    configure_bucket(with_bucket, DiskS3Refusing())
     frames, prompt_id = with_bucket.watch(prompt("small.png", "large.png"))
     (error,) = of(frames, "execution_error")
     assert (error["node_id"], error["node_type"]) == ("21", "LoadImage")
@@ -135,13 +126,6 @@ def test_a_restart_in_the_middle_of_an_upload_says_that_nothing_was_sent(with_bu
     assert endpoint.paths("run") == []
 
 
-def test_half_a_bucket_is_said_where_it_is_needed(with_bucket, endpoint):
-    answer = with_bucket.post("/remote/config", {"bucket": {"address": "https://s3.example", "name": "pics"}})
-    assert answer.status_code == 400
-    assert "access key id is missing" in answer.json()["error"]
-    assert with_bucket.post("/remote/test", {}).json()["message"].endswith("The bucket works.")
-
-
 def test_the_real_worker_fetches_what_was_uploaded(local, bucket, tmp_path):
     out = io.BytesIO()
     Image.frombytes("RGB", (2100, 1800), os.urandom(2100 * 1800 * 3)).save(out, "PNG", compress_level=1)
@@ -160,8 +144,23 @@ def test_the_real_worker_fetches_what_was_uploaded(local, bucket, tmp_path):
     }
     with RunPodPlatform() as platform, WorkerProcess(platform, tmp_path / "worker.log", **env) as worker:
         local.post("/remote/config", {"endpoint": platform.base, "api_key": CLIENT_KEY})
-        configure(local, bucket)
+        configure_bucket(local, bucket)
         frames, _ = local.watch(graph)
         assert of(frames, "execution_success"), worker.log
         assert "X-Amz-Signature" not in worker.log
     local.post("/remote/config", {"forget_bucket": True})
+
+
+def test_too_large_is_said_before_sending(ready, endpoint):
+    (ready.comfy.base / "input" / "large.png").write_bytes(png() + b"\0" * RUN_LIMIT_BYTES)
+    answer = ready.run({**PROMPT, "1": {"class_type": "LoadImage", "inputs": {"image": "large.png"}}})
+    assert answer.status_code == 400
+    assert "10 MB" in answer.json()["error"]["message"] and "large.png" in answer.json()["error"]["message"]
+    assert "enter a bucket in Remote Config" in answer.json()["error"]["message"]
+    assert set(answer.json()["node_errors"]) == {"1"}
+    huge = {
+        **PROMPT,
+        "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "x" * RUN_LIMIT_BYTES, "clip": ["4", 1]}},
+    }
+    assert "workflow alone is 10.0 MB" in ready.run(huge).json()["error"]["message"]
+    assert endpoint.paths("run") == []

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import io
-
 import pytest
-from PIL import Image
 
 from client.comfyui.previews import MAX_JPEG_CHARS
 from tests.client.endpoint import b64, completed, picture
-from tests.client.test_jobs import of, wait_state
+from tests.client.support import jpeg, of, wait_state
 from tests.support.simulator_process import Client, wait_for
 
 QUEUED = {"status": "IN_QUEUE"}
-
-
-def jpeg(color="red", size=(64, 48)):
-    out = io.BytesIO()
-    Image.new("RGB", size, color).save(out, "JPEG")
-    return out.getvalue()
 
 
 def update(*thumbnails, **more):

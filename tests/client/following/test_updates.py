@@ -11,7 +11,7 @@ import pytest
 from client.following.updates import BackoffTable, JobUpdates
 from client.runpod.client import RunPodClient, Target
 from tests.client.endpoint import BREAK, KEY, completed, picture, png
-from tests.client.test_jobs import of, wait_state
+from tests.client.support import of, wait_state
 from tests.endpoint.support import KEY as OWN_KEY
 from tests.endpoint.support import EndpointThread
 from tests.support.simulator_process import Client, wait_for

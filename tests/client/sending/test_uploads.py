@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import threading
-from datetime import datetime, timezone
 
 import pytest
 import requests
 
 from client.s3 import SignedBucket
 from client.sending import uploads
-from client.sending.input_files import LINK_BYTES, choose_linked
 from client.sending.uploads import Uploader, UploadError, UploadSource, UploadStoppedError, check_bucket
-from client.settings.bucket import BucketConfig
-from client.settings.config import ConfigError
 from tests.support.s3_server import BUCKET, Canned
-from worker.s3.address import Keys, bucket_address
-from worker.s3.signature import presigned, signed_headers
 
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 BIG = (12 << 20) + 5
 
 
@@ -166,74 +159,3 @@ def test_a_completion_whose_answer_was_lost_is_looked_for(s3, uploader, film):
 def test_the_test_button_puts_and_fetches(s3, bucket):
     check_bucket(bucket, threading.Event())
     assert s3.keys() == ["comfy-inputs/test.txt"]
-
-
-# -- addresses and signatures --
-
-
-@pytest.mark.parametrize(
-    ("address", "name"),
-    [("https://s3.eu-west-1.amazonaws.com", "pics"), ("https://pics.s3.eu-west-1.amazonaws.com", ""),
-     ("https://pics.s3.eu-west-1.amazonaws.com", "pics"), ("https://host:9000/pics", ""),
-     ("https://0123456789abcdef0123456789abcdef.r2.cloudflarestorage.com", "pics"),
-     ("https://s3api-eur-is-1.runpod.io", "vol123"), ("https://fra1.digitaloceanspaces.com", "pics")],
-)  # fmt: skip
-def test_client_and_worker_read_and_sign_alike(address, name):
-    ours = SignedBucket.of(address, name, "", "AK", "SK")
-    theirs = bucket_address(address, name or None, Keys("AK", "SK"))
-    assert (ours.base, ours.name, ours.region) == (theirs.base, theirs.bucket, theirs.region)
-    url = ours.url("a b/ä.png")
-    assert url == theirs.url("a b/ä.png")
-    assert ours.headers("PUT", f"{url}?uploads=", now=NOW) == signed_headers(
-        "PUT", f"{url}?uploads=", theirs.keys, theirs.region, NOW
-    )
-    assert ours.link("a b/ä.png", 60, NOW) == presigned(url, theirs.keys, theirs.region, 60, NOW)
-
-
-@pytest.mark.parametrize(
-    ("address", "name", "says"),
-    [("", "pics", "address is missing"), ("ftp://host", "pics", "https"), ("https://[", "p1", "not a valid"),
-     ("https://host:x", "pics", "not a valid"), ("https://host", "", "names no bucket"),
-     ("https://host/a/b", "", "path"), ("https://host/one", "two", "'one'"), ("https://host", "a/b", "cannot be"),
-     ("http://example.com", "pics", "unencrypted"), ("https://u:p@host", "pics", "without user")],
-)  # fmt: skip
-def test_a_bucket_that_cannot_be_used_is_refused_with_the_reason(tmp_path, address, name, says):
-    typed = {"address": address, "name": name, "access_key_id": "AK", "secret_access_key": "SK"}
-    with pytest.raises(ConfigError, match=says):
-        BucketConfig(tmp_path).change(typed)
-    assert not (tmp_path / "bucket.json").exists()
-
-
-def test_keys_stay_for_their_own_address_and_are_never_told(tmp_path, monkeypatch):
-    config = BucketConfig(tmp_path)
-    assert config.bucket() is None and config.public()["source"] is None
-    monkeypatch.setenv("BUCKET_ENDPOINT_URL", "https://env.example/envbucket")
-    assert "secret" in config.public()["problem"] or "access key" in config.public()["problem"]
-    monkeypatch.setenv("BUCKET_ACCESS_KEY_ID", "AK-env")
-    monkeypatch.setenv("BUCKET_SECRET_ACCESS_KEY", "SK-env")
-    assert config.bucket().name == "envbucket"
-    config.change(
-        {"address": "https://one.example", "name": "pics", "access_key_id": "AK1", "secret_access_key": "SK1"}
-    )
-    assert (tmp_path / "bucket.json").stat().st_mode & 0o777 == 0o600
-    config.change({"address": "https://one.example", "name": "other", "access_key_id": "", "secret_access_key": ""})
-    assert (config.bucket().name, config.bucket().secret) == ("other", "SK1")
-    public = config.public()
-    assert (public["configured"], public["source"], public["name"]) == (True, "saved", "other")
-    assert not any(secret in str((public, config.bucket())) for secret in ("AK1", "SK1", "env"))
-    with pytest.raises(ConfigError, match="access key id is missing"):
-        config.change({"address": "https://two.example", "name": "pics"})
-    config.forget()
-    assert config.public()["source"] == "environment"
-
-
-# -- which files go --
-
-
-def test_as_few_files_as_can_be_go_by_link_and_none_while_all_fit():
-    sizes = {"a": 4_000_000, "b": 7_000_000, "c": 2_000_000, "d": 100}
-    assert choose_linked(sizes, 14_000_000) == []
-    assert choose_linked(sizes, 10_000_000) == ["b"]
-    assert choose_linked(sizes, 5_000_000) == ["b", "a"]
-    assert choose_linked(sizes, 3 * LINK_BYTES + 100) == ["b", "a", "c"]
-    assert choose_linked(sizes, 0) == ["b", "a", "c"], "a link would be larger than the file"
