@@ -1,4 +1,4 @@
-"""What a person does at the page, and what they see, for every frontend alike."""
+"""The actions of a person at the page, and what they see, for every frontend alike."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class Desk:
         )
 
     def label(self) -> str:
-        """What the Remote button says."""
+        """Return the text of the Remote button."""
         return str(self.js("return document.querySelector('.remote-serverless-toggle').innerText"))
 
     def configure(self) -> None:
@@ -154,7 +154,7 @@ class Desk:
         self.js("document.querySelector('.remote-serverless-dialog form').elements[arguments[0]].click()", name)
 
     def answer(self) -> str:
-        """What the config dialog says."""
+        """Return the answer in the config dialog."""
         wanted = "const t = document.querySelector('.remote-serverless-dialog output').textContent;"
         return str(self.wait(wanted + "return t && !t.endsWith('...') && t"))
 
@@ -189,7 +189,7 @@ class Desk:
         self.wait("return !document.querySelector('.remote-serverless-status')")
 
     def pictures(self, node_id: int) -> int:
-        """How many pictures a node shows."""
+        """Count the pictures that a node shows."""
         return int(self.js("return app.graph.getNodeById(arguments[0]).imgs?.length ?? 0", node_id))
 
     def wait_picture(self, node_id: int, timeout: float = 20) -> None:
@@ -198,5 +198,5 @@ class Desk:
         self.wait(script, node_id, timeout=timeout)
 
     def seen(self) -> dict[str, Any]:
-        """What was on the screen since the last Run."""
+        """Return everything that was on the screen since the last Run."""
         return dict(self.js("return window.__seen"))

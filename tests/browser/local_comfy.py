@@ -58,6 +58,6 @@ class LocalComfy:
         self.engine.add_model("checkpoints", name)
 
     def files(self, folder: str) -> list[str]:
-        """What lies in a folder, relative to it."""
+        """Return the files of a folder, relative to it."""
         root = self.base / folder
         return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())

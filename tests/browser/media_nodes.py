@@ -27,7 +27,7 @@ _INPUTS: dict[str, dict[str, Any]] = {
 
 
 class _Shown:
-    """What all of them are."""
+    """The base of them all."""
 
     CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "output", "give", (), True
 

@@ -1,4 +1,4 @@
-"""What comes back is shown in the real page as if it were local, and opens its workflow when dropped there."""
+"""Results are shown in the real page as if they were local, and open their workflow when dropped there."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def test_redirects_are_not_followed(ready, endpoint):
 
 
 def test_text_of_others_stays_text(ready, endpoint):
-    """What a worker says is handed on as it is, and the page only ever puts it into text nodes."""
+    """A worker's text is passed on unchanged, and the page only ever puts it into text nodes."""
     from tests.browser.local_comfy import CLIENT
 
     endpoint.statuses = [{"status": "FAILED", "error": "NODE_FAILED: <img src=x onerror=alert(1)>"}]

@@ -106,7 +106,7 @@ PROGRAMS = {
 
 
 def in_process(what: str, *arguments: str) -> tuple[Any, float]:
-    """What a program answers, and by how many MB its memory grew at most while it worked."""
+    """Run a program. Return its answer, and by how many MB its memory grew at most."""
     command = [sys.executable, "-c", MEASURED + PROGRAMS[what], *arguments]
     done = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True, timeout=60 + MEGABYTES, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -1,4 +1,4 @@
-"""What a tab sees while a real worker works, and how soon: over the endpoint's websocket, and by asking as at RunPod.
+"""The progress in a tab while a real worker works, and its delay: by websocket, and by polling as at RunPod.
 
 The worker's ComfyUI notes when it says something, in a custom node; the tab's websocket notes when it hears it.
 """
@@ -82,7 +82,7 @@ class Tab(Client):
         return frame
 
     def places(self, wanted):
-        """Where in what it heard something is."""
+        """Return the positions of matching frames."""
         return [number for number, (_, frame) in enumerate(self.heard) if wanted(frame)]
 
     def steps(self, node_id):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import pytest
+
 from client.comfyui.events import TabEvents
+from client.runpod.status import Failure
 from tests.client.support import a_job
 
 
 class Sink:
     def __init__(self):
-        self.sent, self.is_local = [], False
+        self.sent, self.last, self.is_local = [], {}, False
 
     def send(self, event, data, client_id):
         self.sent.append((event, data.get("prompt_id")))
+        self.last[event] = data
 
     def runs_locally(self, client_id):
         return self.is_local
@@ -49,3 +53,20 @@ def test_the_next_job_comes_to_the_front_when_one_ends():
     events.succeed(one, ["3", "9"])
     replayed = [event for event, prompt_id in sink.sent if prompt_id == "id-2"]
     assert replayed == ["execution_start", "execution_cached", "executing", "progress_state", "progress"]
+
+
+@pytest.mark.parametrize(
+    ("failure", "shown"),
+    [
+        (Failure("NO_OUTPUT: nothing was saved.", "NO_OUTPUT"), "Remote"),
+        (Failure("The connection broke.", "UPLOAD_FAILED"), "Remote: UPLOAD_FAILED"),
+        (Failure("boom"), "Remote"),
+    ],
+)
+def test_a_code_is_shown_once(failure, shown):
+    sink, job = Sink(), a_job(state="running")
+    events = TabEvents(sink)
+    events.add(job)
+    events.fail(job, failure)
+    assert sink.last["execution_error"]["exception_type"] == shown
+    assert sink.last["execution_error"]["exception_message"] == failure.message

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import aiohttp
 import pytest
+
+from client.runpod.client import Target, _unreachable
+from tests.client.endpoint import KEY
 
 
 @pytest.mark.parametrize(
@@ -21,3 +25,12 @@ def test_slow_down_is_obeyed(ready, endpoint):
     endpoint.refuse["run"] = [(429, {"Retry-After": "1"}, ""), (429, {}, "")]
     assert ready.run().ok
     assert len(endpoint.paths("run")) == 3
+
+
+def test_an_endpoint_that_cannot_be_reached_is_named(local, endpoint):
+    https = endpoint.base.replace("http:", "https:")
+    message = local.post("/remote/test", {"endpoint": https, "api_key": KEY}).json()["message"]
+    assert "Does its address begin with http:// instead?" in message
+    error = aiohttp.ClientConnectorError(None, OSError())
+    far = Target("https://api.runpod.ai/v2/x", KEY)
+    assert _unreachable(far, error) == "The endpoint cannot be reached at api.runpod.ai. Is this computer online?"
