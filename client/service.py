@@ -51,7 +51,7 @@ class RemoteService:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._cancel_asked: dict[str, float] = {}
         self._last_sent, self._seq = "", time.time() * 1000
-        comfyui.include_in_queue_count(self._remaining)
+        comfyui.include_in_queue_count(lambda: len(self.active))
 
     # -- life --
 
@@ -207,9 +207,6 @@ class RemoteService:
     def active(self) -> list[RemoteJob]:
         """The jobs that have not ended."""
         return [job for job in self._jobs.values() if not job.is_over]
-
-    def _remaining(self) -> int:
-        return len(self.active)
 
     def _list(self) -> dict[str, Any]:
         over = [job for job in self._jobs.values() if job.is_over]

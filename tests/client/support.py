@@ -1,4 +1,4 @@
-"""What several tests of the client share: graphs, jobs, stand-ins, and looks at what a page was sent."""
+"""Shared by tests of the client: graphs, jobs, stand-ins, and looks at a page's events."""
 
 from __future__ import annotations
 
