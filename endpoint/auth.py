@@ -1,4 +1,4 @@
-"""The client key: where it comes from, and comparing it without telling by time how much of a guess was right."""
+"""The client key: read or made at the start, and compared in constant time."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ PROTOCOL = "runpod-events"
 PROTOCOL_KEY_PREFIX = "bearer."
 
 
-class Key(NamedTuple):
-    """The key, and whether it was made just now, so that it must be shown this once."""
+class ClientKey(NamedTuple):
+    """The key; ``is_new`` if it was made at this start, and is to be shown this once."""
 
     value: str
     is_new: bool
@@ -25,47 +25,48 @@ class KeyFileError(Exception):
     """The key's file cannot be used; the message names it."""
 
 
-def client_key(environ: MutableMapping[str, str], file: Path) -> Key:
-    """The key of ``RUNPOD_API_KEY``, taken out of the environment so that no child inherits it; else the file's.
+def client_key(environ: MutableMapping[str, str], file: Path) -> ClientKey:
+    """Take ``RUNPOD_API_KEY`` out of the environment, so that no child inherits it; unset, use the key in the file.
 
     Raises:
         KeyFileError: the file cannot be read or made, or others can read it.
     """
     if given := environ.pop(KEY_VARIABLE, "").strip():
-        return Key(given, False)
+        return ClientKey(given, False)
     try:
-        return _kept_key(file)
+        return _key_in_file(file)
     except OSError as error:
         raise KeyFileError(f"{file}: {error.strerror}") from error
 
 
-def _kept_key(file: Path) -> Key:
+def _key_in_file(file: Path) -> ClientKey:
     try:
         descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:
         if file.stat().st_mode & 0o077:
             raise KeyFileError(f"{file} can be read by others than its owner; chmod 600 it, or remove it") from None
-        if not (kept := file.read_text().strip()):
+        if not (key := file.read_text().strip()):
             raise KeyFileError(f"{file} is empty; remove it, and a key is made") from None
-        return Key(kept, False)
+        return ClientKey(key, False)
     key = f"local_{secrets.token_hex(24)}"
-    with os.fdopen(descriptor, "w") as made:
-        made.write(key + "\n")
-    return Key(key, True)
+    with os.fdopen(descriptor, "w") as new_file:
+        new_file.write(key + "\n")
+    return ClientKey(key, True)
 
 
-def same(given: str, wanted: str) -> bool:
-    """Compare in constant time; a header may hold any bytes."""
-    return hmac.compare_digest(given.encode(errors="surrogateescape"), wanted.encode())
+def is_same(given: str, expected: str) -> bool:
+    """Compare in constant time; ``given`` may hold any bytes, as headers do."""
+    return hmac.compare_digest(given.encode(errors="surrogateescape"), expected.encode())
 
 
 def has_bearer(header: str, key: str) -> bool:
-    """Whether ``Authorization`` is ``Bearer <key>``."""
+    """Return True if ``Authorization`` is ``Bearer <key>``."""
     scheme, _, given = header.partition(" ")
-    return scheme.lower() == "bearer" and same(given.strip(), key)
+    return scheme.lower() == "bearer" and is_same(given.strip(), key)
 
 
 def has_protocol_key(header: str, key: str) -> bool:
-    """Whether ``Sec-WebSocket-Protocol`` offers ``bearer.<key>``: a browser can set no other header there."""
+    """Return True if ``Sec-WebSocket-Protocol`` offers ``bearer.<key>``: a browser can set no other header there."""
     offered = [name.strip() for name in header.split(",")]
-    return any(name.startswith(PROTOCOL_KEY_PREFIX) and same(name[len(PROTOCOL_KEY_PREFIX) :], key) for name in offered)
+    keys = [name.removeprefix(PROTOCOL_KEY_PREFIX) for name in offered if name.startswith(PROTOCOL_KEY_PREFIX)]
+    return any(is_same(offered_key, key) for offered_key in keys)

@@ -1,4 +1,4 @@
-"""The face that callers see: RunPod's routes, shapes and limits."""
+"""The HTTP API for callers: RunPod's routes, shapes and limits."""
 
 from __future__ import annotations
 
@@ -14,45 +14,47 @@ from aiohttp import web
 
 from endpoint import auth
 from endpoint.events_socket import serve_events
-from endpoint.job_queue import Desk, QueueFull
-from endpoint.jobs import Job, State
+from endpoint.job_queue import JobQueue, QueueFullError
+from endpoint.jobs import EndpointJob, JobState
 from endpoint.json_http import answer, read_limited, refuse
 from endpoint.options import Options
-from endpoint.submission import BadRequest, Forbidden, parse_submission
-from endpoint.workers import Crew
+from endpoint.run_request import BadRequestError, ForbiddenError, parse_run_request
+from endpoint.workers import WorkerPool
 
 RUN_LIMIT = 10_000_000  # bytes (docs: operation-reference)
 RUNSYNC_LIMIT = 20_000_000
 WAIT_MS = (1_000, 300_000)
 DEFAULT_WAIT_MS = 90_000
-RETRYABLE = (State.FAILED, State.TIMED_OUT)
+RETRYABLE = (JobState.FAILED, JobState.TIMED_OUT)
 OPENAPI_FILE = Path(__file__).with_name("openapi.json")
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-JobHandler = Callable[[web.Request, Job], Awaitable[web.StreamResponse]]
+JobHandler = Callable[[web.Request, EndpointJob], Awaitable[web.StreamResponse]]
 
 
 @cache
 def openapi() -> bytes:
-    """The description of these routes, as it is served."""
+    """Return the OpenAPI description of these routes."""
     return OPENAPI_FILE.read_bytes()
 
 
 class ClientApi:
-    """The routes under ``/v2/<id>`` and the description beside them.
+    """The routes under ``/v2/<id>``, and their description.
 
     Args:
-        key: every route but the description wants it.
-        stopping: whether the endpoint is about to end, so that it takes no more jobs.
+        key: required by every route but the description.
+        is_stopping: True while the endpoint stops and takes no more jobs.
     """
 
-    def __init__(self, options: Options, key: str, desk: Desk, crew: Crew, stopping: Callable[[], bool]) -> None:
-        self._options, self._key, self._desk, self._crew, self._stopping = options, key, desk, crew, stopping
+    def __init__(
+        self, options: Options, key: str, queue: JobQueue, pool: WorkerPool, is_stopping: Callable[[], bool]
+    ) -> None:
+        self._options, self._key, self._queue, self._pool, self._is_stopping = options, key, queue, pool, is_stopping
 
     def app(self) -> web.Application:
-        """The routes, with every error as JSON."""
+        """Return the routes, with every error as JSON."""
         app = web.Application(middlewares=[self._cors, self._json_errors, self._authorized])
         base = f"/v2/{self._options.endpoint_id}"
         routes: list[tuple[str, str, Handler]] = [
@@ -78,7 +80,7 @@ class ClientApi:
 
     @web.middleware
     async def _cors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Let pages of the origins it was started with read the answers; of none by default."""
+        """Let pages of the allowed origins read the answers; none is allowed by default."""
         origin = request.headers.get("Origin", "")
         if origin not in self._options.cors_origins:
             return await handler(request)
@@ -99,16 +101,16 @@ class ClientApi:
         except web.HTTPException as error:
             headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
             return refuse(error.status, error.reason.lower(), **headers)
-        except BadRequest as error:
+        except BadRequestError as error:
             return refuse(400, str(error))
-        except Forbidden as error:
+        except ForbiddenError as error:
             return refuse(403, str(error))
-        except QueueFull:
+        except QueueFullError:
             message = f"{self._options.max_queue} jobs wait already; send it again later"
             return refuse(429, message, **{"Retry-After": "5"})
         except sqlite3.Error as error:
-            log.exception("the job could not be written down")
-            return refuse(503, f"the endpoint's disk fails it: {error}")
+            log.exception("the job could not be saved")
+            return refuse(503, f"the endpoint cannot save the job: {error}")
 
     @web.middleware
     async def _authorized(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -125,7 +127,7 @@ class ClientApi:
 
     def _of_job(self, handler: JobHandler) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
-            job = self._desk.find(request.match_info["job"])
+            job = self._queue.find(request.match_info["job"])
             if job is None:
                 return refuse(404, "there is no such job, or its result has expired")
             return await handler(request, job)
@@ -134,18 +136,18 @@ class ClientApi:
 
     # ------------------------------------------------------------ jobs
 
-    async def _submit(self, request: web.Request, limit: int, *, sync: bool) -> Job | web.Response:
+    async def _submit(self, request: web.Request, limit: int, *, sync: bool) -> EndpointJob | web.Response:
         raw = await read_limited(request, limit)
         if raw is None:
             return refuse(413, f"the body is larger than {limit / 1e6:.0f} MB")
-        asked = parse_submission(raw, self._options.execution_timeout_s, self._options.webhook_hosts)
-        if self._stopping():
+        run_request = parse_run_request(raw, self._options.execution_timeout_s, self._options.webhook_hosts)
+        if self._is_stopping():
             return refuse(503, "the endpoint is being stopped")
-        return self._desk.submit(asked, sync=sync)
+        return self._queue.submit(run_request, sync=sync)
 
     async def _run(self, request: web.Request) -> web.Response:
         job = await self._submit(request, RUN_LIMIT, sync=False)
-        return job if isinstance(job, web.Response) else _brief(job)
+        return job if isinstance(job, web.Response) else _id_and_status(job)
 
     async def _runsync(self, request: web.Request) -> web.Response:
         wait_ms = _wait_ms(request)
@@ -154,47 +156,47 @@ class ClientApi:
             return job
         job_id = job.id
 
-        def final() -> Job | None:
-            current = self._desk.find(job_id)
+        def final() -> EndpointJob | None:
+            current = self._queue.find(job_id)
             return current if current and current.is_final else None
 
-        done = await self._desk.changed.until(lambda: final() or self._stopping() or None, wait_ms / 1000)
-        if isinstance(done, Job):
-            return answer(self._desk.status(done))
-        return _brief(self._desk.find(job_id) or job)
+        done = await self._queue.changed.wait_for(lambda: final() or self._is_stopping() or None, wait_ms / 1000)
+        if isinstance(done, EndpointJob):
+            return answer(self._queue.status(done))
+        return _id_and_status(self._queue.find(job_id) or job)
 
-    async def _status(self, request: web.Request, job: Job) -> web.Response:
-        return answer(self._desk.status(job))
+    async def _status(self, request: web.Request, job: EndpointJob) -> web.Response:
+        return answer(self._queue.status(job))
 
-    async def _stream(self, request: web.Request, job: Job) -> web.Response:
-        return answer(self._desk.stream(job))
+    async def _stream(self, request: web.Request, job: EndpointJob) -> web.Response:
+        return answer(self._queue.stream(job))
 
-    async def _cancel(self, request: web.Request, job: Job) -> web.Response:
-        return _brief(self._desk.cancel(job))
+    async def _cancel(self, request: web.Request, job: EndpointJob) -> web.Response:
+        return _id_and_status(self._queue.cancel(job))
 
-    async def _retry(self, request: web.Request, job: Job) -> web.Response:
+    async def _retry(self, request: web.Request, job: EndpointJob) -> web.Response:
         if job.state not in RETRYABLE:
             return refuse(409, f"the job is {job.state.value}; only FAILED and TIMED_OUT jobs can be sent again")
-        return _brief(self._desk.retry(job))
+        return _id_and_status(self._queue.retry(job))
 
     # ------------------------------------------------------------ the endpoint
 
     async def _purge(self, request: web.Request) -> web.Response:
-        return answer({"removed": self._desk.purge(), "status": "completed"})
+        return answer({"removed": self._queue.purge(), "status": "completed"})
 
     async def _health(self, request: web.Request) -> web.Response:
-        return answer({"jobs": self._desk.in_state(), "workers": self._crew.in_state(self._desk.busy())})
+        return answer({"jobs": self._queue.counts(), "workers": self._pool.counts(self._queue.busy_workers())})
 
     async def _openapi(self, request: web.Request) -> web.Response:
-        described: dict[str, Any] = json.loads(openapi())
-        described["servers"] = [{"url": f"/v2/{self._options.endpoint_id}"}]
-        return answer(described)
+        document: dict[str, Any] = json.loads(openapi())
+        document["servers"] = [{"url": f"/v2/{self._options.endpoint_id}"}]
+        return answer(document)
 
-    async def _events(self, request: web.Request, job: Job) -> web.StreamResponse:
-        return await serve_events(request, job, self._desk, self._stopping)
+    async def _events(self, request: web.Request, job: EndpointJob) -> web.StreamResponse:
+        return await serve_events(request, job, self._queue, self._is_stopping)
 
 
-def _brief(job: Job) -> web.Response:
+def _id_and_status(job: EndpointJob) -> web.Response:
     return answer({"id": job.id, "status": job.state.value})
 
 
@@ -204,5 +206,5 @@ def _wait_ms(request: web.Request) -> int:
         return DEFAULT_WAIT_MS
     text, (low, high) = given[-1], WAIT_MS
     if len(given) > 1 or not (text.isascii() and text.isdigit() and low <= int(text[:9]) <= high):
-        raise BadRequest(f"`wait` must be a whole number of milliseconds from {low} to {high}")
+        raise BadRequestError(f"`wait` must be a whole number of milliseconds from {low} to {high}")
     return int(text)

@@ -1,4 +1,4 @@
-"""Waiting for something to change: what every long poll and every waiting caller stands on."""
+"""The wake-up behind every long poll and every waiting caller: wait for a condition, checked again at each change."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Signal:
-    """Wakes everyone who waits, as often as it is given."""
+class ChangeNotifier:
+    """Wakes all waiters at each change."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
-    def give(self) -> None:
-        """Wake those who wait now."""
+    def notify(self) -> None:
+        """Wake all who wait now."""
         event, self._event = self._event, asyncio.Event()
         event.set()
 
-    async def until(self, look: Callable[[], T | None], patience_s: float) -> T | None:
-        """What ``look`` finds, tried now and after every signal; None when the patience is over."""
+    async def wait_for(self, check: Callable[[], T | None], timeout_s: float) -> T | None:
+        """Return the first result of ``check`` that is not None: it runs now and at each change. None: timed out."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + patience_s
-        while (found := look()) is None and (left := deadline - loop.time()) > 0:
+        deadline = loop.time() + timeout_s
+        while (found := check()) is None and (left := deadline - loop.time()) > 0:
             try:
                 await asyncio.wait_for(self._event.wait(), left)
             except asyncio.TimeoutError:
-                return look()
+                return check()
         return found

@@ -20,7 +20,7 @@ The key is RUNPOD_API_KEY; unset, one is made, shown once and kept in the data f
 
 @dataclass(frozen=True)
 class Options:
-    """How the endpoint was started. Durations in seconds."""
+    """The parsed command line. Durations in seconds."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -36,7 +36,7 @@ class Options:
 
 
 def parse_options(argv: Sequence[str] | None = None) -> Options:
-    """Read the command line; a bad one ends the process with a message, as argparse does."""
+    """Parse the command line; a bad one ends the process with a message, as argparse does."""
     default = Options()
     parser = argparse.ArgumentParser(
         prog="python -m endpoint", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -69,8 +69,8 @@ def _endpoint_id(text: str) -> str:
     return text
 
 
-class _whole:  # noqa: N801 - reads as a function where it is used
-    """A whole number within bounds, as argparse wants its types."""
+class _whole:  # noqa: N801 - used like a function
+    """An argparse type: a whole number within bounds."""
 
     def __init__(self, low: int, high: int) -> None:
         self._low, self._high = low, high

@@ -1,8 +1,7 @@
-"""Stands between the endpoint and one worker, so that nothing of the worker outlives either.
+"""A process between the endpoint and one worker that kills all the worker's processes when either of the two ends.
 
-A script of its own without imports from here: it runs for as long as the worker does, in a few megabytes.
-It ends the worker and all that the worker started when the endpoint ends, however that ends (its end of the pipe on
-standard input closes), and cleans up after a worker that was killed: the SDK's ping process would go on for ever.
+The endpoint's end, however it comes, closes the pipe on standard input. Without this process the SDK's ping process
+would outlive a killed worker for ever. A script without imports from this package: it stays small in memory.
 
     python reaper.py COMMAND...
 """
@@ -25,7 +24,7 @@ PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 
 def main(argv: list[str]) -> int:
-    """Run a command until it ends or the endpoint does; its exit status, 128 + n when signal n ended it."""
+    """Run a command until it or the endpoint ends. Return its exit status, 128 + n if signal n ended it."""
     adopt_orphans()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The main thread forks and waits: the kernel ends the child when the thread that forked it ends (pdeathsig).
@@ -38,15 +37,15 @@ def main(argv: list[str]) -> int:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of what the worker leaves behind (Linux), so that it can be found."""
+    """Become the parent of processes that the worker leaves behind (Linux), so that they can be found."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def tied_to_this_process(argv: list[str]) -> list[str]:
-    """The command under ``setpriv --pdeathsig`` (util-linux), so that a guard killed with -9 takes its worker along.
+    """Return the command under ``setpriv --pdeathsig`` (util-linux): it dies with this process, even of SIGKILL.
 
-    The shell looks whether the guard lived until the tie was made, and becomes the command only then.
+    The shell runs the command only if this process is still its parent, since the tie cannot see an earlier death.
     """
     setpriv = shutil.which("setpriv")
     if not setpriv:
@@ -55,7 +54,7 @@ def tied_to_this_process(argv: list[str]) -> list[str]:
 
 
 def kill_when_endpoint_ends(child: subprocess.Popen[bytes]) -> None:
-    """Wait for the end of standard input; the main thread does the rest."""
+    """Wait for the end of standard input, then kill the child; the main thread does the rest."""
     with contextlib.suppress(OSError):
         while os.read(0, 64):
             pass
@@ -63,7 +62,7 @@ def kill_when_endpoint_ends(child: subprocess.Popen[bytes]) -> None:
 
 
 def kill_descendants() -> None:
-    """End everything below this process; what is killed hands its own children up, so look until there is nothing."""
+    """Kill all descendants. Children of a killed process become ours, so repeat until there are none."""
     while left := list(descendants(os.getpid())):
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
@@ -75,7 +74,7 @@ def kill_descendants() -> None:
 
 
 def descendants(pid: int) -> Iterator[int]:
-    """The process ids below one."""
+    """Yield the ids of all processes below one."""
     for task in Path(f"/proc/{pid}/task").glob("*"):
         with contextlib.suppress(OSError):
             for child in (task / "children").read_text().split():

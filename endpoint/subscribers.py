@@ -1,4 +1,4 @@
-"""Who watches which job: each watcher has a short queue of its own, so that a slow one delays nobody."""
+"""The subscribers to jobs' changes: each has a short queue of its own, so that a slow one delays nobody."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Iterator
 
-QUEUE_LENGTH = 64  # half a minute of progress; every frame is a whole status, so that the oldest can be spared
+QUEUE_LENGTH = 64  # half a minute of progress; each frame is a complete status, so the oldest can be dropped
 
 
-class Watchers:
-    """Hands frames to those who watch a job."""
+class Subscribers:
+    """Delivers frames to the subscribers of each job."""
 
     def __init__(self) -> None:
         self._queues: defaultdict[str, set[asyncio.Queue[bytes | None]]] = defaultdict(set)
 
     @contextlib.contextmanager
-    def watching(self, job_id: str) -> Iterator[asyncio.Queue[bytes | None]]:
-        """The frames of a job from now on; None means that no more will come."""
+    def subscribe(self, job_id: str) -> Iterator[asyncio.Queue[bytes | None]]:
+        """Yield the queue of a job's frames from now on; None in it means that no more will come."""
         queue: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUE_LENGTH)
         self._queues[job_id].add(queue)
         try:
@@ -28,23 +28,23 @@ class Watchers:
             if not self._queues[job_id]:
                 del self._queues[job_id]
 
-    def watched(self, job_id: str) -> bool:
-        """Whether anybody watches it: a frame costs time to make."""
+    def has_any(self, job_id: str) -> bool:
+        """Return True if the job has subscribers: without them no frame need be made."""
         return job_id in self._queues
 
-    def tell(self, job_id: str, frame: bytes | None) -> None:
-        """Give everyone a frame; one who is far behind loses the oldest."""
+    def publish(self, job_id: str, frame: bytes | None) -> None:
+        """Send a frame to all subscribers of a job; one that is far behind loses its oldest frame."""
         for queue in self._queues.get(job_id, ()):
-            put(queue, frame)
+            put_dropping_oldest(queue, frame)
 
     def close(self) -> None:
-        """Tell everyone that the endpoint ends."""
+        """End every subscription: the endpoint is stopping."""
         for job_id in list(self._queues):
-            self.tell(job_id, None)
+            self.publish(job_id, None)
 
 
-def put(queue: asyncio.Queue[bytes | None], frame: bytes | None) -> None:
-    """Add a frame, at the cost of the oldest when the queue is full."""
+def put_dropping_oldest(queue: asyncio.Queue[bytes | None], frame: bytes | None) -> None:
+    """Add a frame; a full queue drops its oldest for it."""
     if queue.full():
         queue.get_nowait()
     queue.put_nowait(frame)

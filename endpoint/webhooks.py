@@ -1,4 +1,4 @@
-"""Tells a finished job's webhook, a few times if it must; which hosts may be named is decided when the job is sent."""
+"""Webhooks of finished jobs, with retries; a job's submission checks that its webhook's host is allowed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import logging
 
 import aiohttp
 
-from endpoint.job_queue import Desk
-from endpoint.jobs import Job
+from endpoint.job_queue import JobQueue
+from endpoint.jobs import EndpointJob
 
 log = logging.getLogger(__name__)
 
@@ -17,17 +17,17 @@ TIMEOUT_S = 30.0
 
 
 class Webhooks:
-    """Posts in the background; what was not told when the endpoint ended is told after its next start."""
+    """Posts in the background; a post that was still due when the endpoint stopped is sent after its next start."""
 
-    def __init__(self, desk: Desk, waits_s: tuple[float, ...] = WAITS_S) -> None:
-        self._desk, self._waits_s = desk, waits_s
+    def __init__(self, queue: JobQueue, waits_s: tuple[float, ...] = WAITS_S) -> None:
+        self._queue, self._waits_s = queue, waits_s
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        """Tell those that are due, and every job that finishes from now on."""
-        self._desk.on_final = self._tell
-        for job in self._desk.webhooks_due():
-            self._tell(job)
+        """Send the webhooks that are due, and those of all jobs that finish from now on."""
+        self._queue.on_final = self._send
+        for job in self._queue.webhooks_due():
+            self._send(job)
 
     async def stop(self) -> None:
         """Leave the rest for the next start."""
@@ -35,14 +35,14 @@ class Webhooks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _tell(self, job: Job) -> None:
+    def _send(self, job: EndpointJob) -> None:
         if job.webhook:
             task = asyncio.get_running_loop().create_task(self._post(job, job.webhook))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _post(self, job: Job, url: str) -> None:
-        body = self._desk.status(job)
+    async def _post(self, job: EndpointJob, url: str) -> None:
+        body = self._queue.status(job)
         headers = {"Content-Type": "application/json"}
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
         async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
@@ -57,4 +57,4 @@ class Webhooks:
                 except (aiohttp.ClientError, asyncio.TimeoutError, ValueError) as error:
                     problem = type(error).__name__
                 log.warning("the webhook of job %s failed: %s", job.id, problem)
-        self._desk.webhook_told(job)
+        self._queue.webhook_done(job)

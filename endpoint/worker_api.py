@@ -1,4 +1,4 @@
-"""The face that the SDK's loop in a worker talks to: on loopback, with the secret of that one process."""
+"""The HTTP API for the SDK's loop in a worker: on loopback, with the secret of that one process."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 from aiohttp import web
 
-from endpoint.job_queue import Desk
-from endpoint.jobs import Job
+from endpoint.job_queue import JobQueue
+from endpoint.jobs import EndpointJob
 from endpoint.json_http import answer, read_limited, refuse
-from endpoint.submission import BadRequest, parse_json
-from endpoint.workers import STOP_AGAIN_S, Crew, Member
+from endpoint.run_request import BadRequestError, parse_json
+from endpoint.workers import STOP_AGAIN_S, WorkerHandle, WorkerPool
 
-POLL_S = 20.0  # the SDK gives up after 90 s, and anything answered at once makes it spin
+POLL_S = 20.0  # the SDK times out after 90 s, and polls again at once after each answer
 LEAVING_PAUSE_S = 0.2
 RESULT_LIMIT = 10_000_000  # bytes, as RunPod's for /run and /runsync (docs: send-requests)
 RESULT_LIMIT_SYNC = 20_000_000
@@ -27,11 +27,11 @@ NOT_JSON = "INTERNAL: the worker's answer could not be read ({problem}). Please 
 class WorkerApi:
     """job-take, job-done, job-stream, job-stop and ping, as the SDK 1.12 calls them."""
 
-    def __init__(self, desk: Desk, crew: Crew) -> None:
-        self._desk, self._crew = desk, crew
+    def __init__(self, queue: JobQueue, pool: WorkerPool) -> None:
+        self._queue, self._pool = queue, pool
 
     def app(self) -> web.Application:
-        """The routes."""
+        """Return the routes."""
         app = web.Application(client_max_size=2**30)
         add = app.router.add_route
         add("GET", "/job-take/{worker}", self._take)
@@ -42,103 +42,101 @@ class WorkerApi:
         add("POST", "/job-stream/{worker}/{job}", self._chunk)
         return app
 
-    def _member(self, request: web.Request) -> Member:
+    def _worker(self, request: web.Request) -> WorkerHandle:
         secret = request.query.get("secret", request.headers.get("Authorization", ""))
-        member = self._crew.find(request.match_info["worker"], secret)
-        if member is None:
+        worker = self._pool.authenticate(request.match_info["worker"], secret)
+        if worker is None:
             raise web.HTTPUnauthorized
-        return member
+        return worker
 
     async def _take(self, request: web.Request) -> web.Response:
-        return await self._give(request, batch_size=None)
+        return await self._next_jobs(request, batch_size=None)
 
     async def _take_batch(self, request: web.Request) -> web.Response:
         size = request.query.get("batch_size", "1")
-        return await self._give(request, int(size) if size.isdecimal() else 1)
+        return await self._next_jobs(request, int(size) if size.isdecimal() else 1)
 
-    async def _give(self, request: web.Request, batch_size: int | None) -> web.Response:
-        member = self._member(request)
-        self._crew.asked(member)
+    async def _next_jobs(self, request: web.Request, batch_size: int | None) -> web.Response:
+        worker = self._worker(request)
+        self._pool.mark_ready(worker)
         if request.query.get("job_in_progress") == "0":
-            member.is_idle()
-            self._desk.lose(member.id, "its worker let it fall without an answer")
+            worker.clear_stops()
+            self._queue.lose_jobs(worker.id, "its worker dropped the job without answering")
 
-        def look() -> list[bytes] | None:
-            if member.is_leaving or request.transport is None or request.transport.is_closing():
+        def take() -> list[bytes] | None:
+            if worker.is_leaving or request.transport is None or request.transport.is_closing():
                 return []
-            first = self._desk.take(member.id)
-            return None if first is None else [first, *self._more(member, (batch_size or 1) - 1)]
+            found = (self._queue.take(worker.id) for _ in range(batch_size or 1))
+            return [job for job in found if job is not None] or None
 
-        given = await self._desk.changed.until(look, POLL_S)
-        if not given:
-            return await self._nothing(member)
-        return answer(given[0] if batch_size is None else b"[" + b",".join(given) + b"]")
+        jobs = await self._queue.changed.wait_for(take, POLL_S)
+        if not jobs:
+            return await self._nothing(worker)
+        return answer(jobs[0] if batch_size is None else b"[" + b",".join(jobs) + b"]")
 
-    def _more(self, member: Member, count: int) -> list[bytes]:
-        found = (self._desk.take(member.id) for _ in range(count))
-        return [job for job in found if job is not None]
-
-    async def _nothing(self, member: Member) -> web.Response:
-        if member.is_leaving:
-            await asyncio.sleep(LEAVING_PAUSE_S)  # it asks again until it has noticed its SIGTERM
+    async def _nothing(self, worker: WorkerHandle) -> web.Response:
+        if worker.is_leaving:
+            await asyncio.sleep(LEAVING_PAUSE_S)  # it polls on until it handles its SIGTERM
         return web.Response(status=204)
 
     async def _stop(self, request: web.Request) -> web.Response:
-        member = self._member(request)
-        ids = await self._desk.changed.until(lambda: [] if member.is_leaving else member.jobs_to_stop() or None, POLL_S)
+        worker = self._worker(request)
+        ids = await self._queue.changed.wait_for(
+            lambda: [] if worker.is_leaving else worker.jobs_to_stop() or None, POLL_S
+        )
         if not ids:
-            return await self._nothing(member)
-        asyncio.get_running_loop().call_later(STOP_AGAIN_S, self._desk.changed.give)
+            return await self._nothing(worker)
+        asyncio.get_running_loop().call_later(STOP_AGAIN_S, self._queue.changed.notify)
         return answer({"jobsToStop": ids})
 
     async def _ping(self, request: web.Request) -> web.Response:
-        self._member(request)
+        self._worker(request)
         return answer({})
 
     async def _done(self, request: web.Request) -> web.Response:
-        member = self._member(request)
-        job = self._desk.owned(member.id, request.match_info["job"])
+        worker = self._worker(request)
+        job = self._queue.running_job(worker.id, request.match_info["job"])
         limit = RESULT_LIMIT_SYNC if job and job.sync else RESULT_LIMIT
         raw = await read_limited(request, limit)
-        job = self._desk.owned(member.id, request.match_info["job"])  # reading took a while
+        job = self._queue.running_job(worker.id, request.match_info["job"])  # it may have ended during the read
         if raw is None:
-            return self._fail(job, TOO_LARGE.format(mb=limit / 1e6), 413)
+            return self._reject(job, TOO_LARGE.format(mb=limit / 1e6), 413)
         try:
             body = parse_json(raw)
-        except BadRequest as error:
-            return self._fail(job, NOT_JSON.format(problem=error), 400)
+        except BadRequestError as error:
+            return self._reject(job, NOT_JSON.format(problem=error), 400)
         if not isinstance(body, dict):
-            return self._fail(job, NOT_JSON.format(problem="it is not an object"), 400)
-        self._note(member, job, body)
+            return self._reject(job, NOT_JSON.format(problem="it is not an object"), 400)
+        self._record(worker, job, body)
         return answer({})
 
-    def _note(self, member: Member, job: Job | None, body: dict[str, Any]) -> None:
+    def _record(self, worker: WorkerHandle, job: EndpointJob | None, body: dict[str, Any]) -> None:
         if body.get("status") == "IN_PROGRESS":
             if job:
-                self._desk.progressed(job, body.get("output"))
+                self._queue.set_progress(job, body.get("output"))
             return
         if job:
-            self._desk.answered(job, body)
+            self._queue.finish(job, body)
         if body.get("stopPod"):
-            member.dismiss("it asked to be replaced")
-            self._desk.changed.give()
+            worker.replace("it asked to be replaced")
+            self._queue.changed.notify()
 
-    def _fail(self, job: Job | None, error: str, status: int) -> web.Response:
-        """Settle a job whose answer is of no use: the SDK does not send it again after a 4xx."""
+    def _reject(self, job: EndpointJob | None, error: str, status: int) -> web.Response:
+        """Fail a job whose answer cannot be used: the SDK does not send it again after a 4xx."""
         if job:
-            self._desk.answered(job, {"error": error})
+            self._queue.finish(job, {"error": error})
         return refuse(status, error)
 
     async def _chunk(self, request: web.Request) -> web.Response:
-        member = self._member(request)
+        worker = self._worker(request)
         raw = await read_limited(request, RESULT_LIMIT)
-        job = self._desk.owned(member.id, request.match_info["job"])
+        job = self._queue.running_job(worker.id, request.match_info["job"])
         if raw is None:
             return refuse(413, "the chunk is too large")
         try:
             body = parse_json(raw)
-        except BadRequest as error:
+        except BadRequestError as error:
             return refuse(400, str(error))
         if job:
-            self._desk.yielded(job, body)
+            self._queue.add_chunk(job, body)
         return answer({})

@@ -36,3 +36,17 @@ def live(tmp_path_factory):
         endpoint.ready()
         yield endpoint
         endpoint.terminate()
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start endpoints on one data folder; ended with everything of them after the test."""
+    started = []
+
+    def start_one(*args, **env) -> EndpointProcess:
+        started.append(EndpointProcess(tmp_path, *args, name=f"endpoint{len(started)}", **env))
+        return started[-1]
+
+    yield start_one
+    for endpoint in started:
+        endpoint.kill()

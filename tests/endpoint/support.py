@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -20,13 +21,14 @@ import requests
 
 from endpoint.app import Endpoint, running
 from endpoint.options import Options
-from endpoint.workers import Member
+from endpoint.workers import WorkerHandle
 from tests.support.prompts import image_prompt, node, sampler_prompt
 from tests.support.runpod_platform import REPO_ROOT, descendants, is_running
 from tests.support.safetensors_files import safetensors_bytes
 from tests.support.waiting import wait_until
 
 KEY = "test-client-key"
+STALL_1S = json.dumps({"stall": {"s": 1, "class": "ImageInvert"}})
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"}
 
 
@@ -120,18 +122,18 @@ class EndpointThread:
 
     def worker(self) -> FakeWorker:
         """A worker that does what the test says."""
-        return FakeWorker(self, self.do(lambda: self.endpoint.crew.enlist(1)))
+        return FakeWorker(self, self.do(lambda: self.endpoint.pool.add(1)))
 
 
 class FakeWorker:
     """Speaks as the SDK 1.12 does."""
 
-    def __init__(self, host: EndpointThread, member: Member) -> None:
-        self.host, self.member, self.id = host, member, member.id
+    def __init__(self, host: EndpointThread, handle: WorkerHandle) -> None:
+        self.host, self.handle, self.id = host, handle, handle.id
 
     def call(self, method: str, path: str, **more: Any) -> requests.Response:
-        """Any request to the worker face."""
-        headers = {"Authorization": self.member.secret, **more.pop("headers", {})}
+        """Any request to the worker API."""
+        headers = {"Authorization": self.handle.secret, **more.pop("headers", {})}
         return requests.request(method, self.host.endpoint.worker_url + path, headers=headers, timeout=30, **more)
 
     def take(self, in_progress: int = 0) -> dict[str, Any]:
@@ -172,6 +174,13 @@ def simulator_env(base: Path, **env: str) -> dict[str, str]:
         "MODELS_DIR": str(base / "models"),
         **env,
     }
+
+
+def is_in_progress(client: Client, job_id: str) -> bool:
+    """Return True if a job that is not done yet has begun."""
+    status = client.status(job_id)["status"]
+    assert status in ("IN_QUEUE", "IN_PROGRESS")
+    return bool(status == "IN_PROGRESS")
 
 
 def long_prompt() -> dict[str, Any]:
@@ -239,7 +248,7 @@ class EndpointProcess:
         return self.process.wait(40)
 
     def family(self) -> dict[int, str]:
-        """Everything it started, by process id: the guard, the worker, the SDK's ping process, ComfyUI."""
+        """Everything it started, by process id: the reaper, the worker, the SDK's ping process, ComfyUI."""
         return {pid: _command(pid) for pid in descendants(self.process.pid)}
 
     def pid_of(self, part: str) -> int:
@@ -254,5 +263,5 @@ def _command(pid: int) -> str:
 
 
 def all_gone(pids: Any) -> bool:
-    """Whether none of these processes runs any more."""
+    """Return True if none of these processes runs any more."""
     return not any(is_running(pid) for pid in pids)

@@ -23,7 +23,7 @@ def test_every_route_is_described_and_nothing_else(local):
         for method in methods
         if method in ("get", "post")
     }
-    app = local.endpoint._client_face.app
+    app = local.endpoint._client_api.app
     routes = {(route.method, route.resource.canonical) for route in app.router.routes()}
     served = {(method, path.removeprefix("/v2/local")) for method, path in routes if "openapi" not in path}
     assert described == served

@@ -62,11 +62,11 @@ def test_it_is_told_the_status_and_tried_again(tmp_path, receiver):
         worker.post(job_id, {"output": 7})
         wait_until(lambda: len(receiver.got) == 3)
         assert receiver.got == [("/done", local.client.status(job_id))] * 3
-        wait_until(lambda: not local.endpoint.desk.webhooks_due())
+        wait_until(lambda: not local.endpoint.queue.webhooks_due())
 
 
 def test_what_was_not_told_is_told_after_a_restart(tmp_path, receiver, monkeypatch):
-    monkeypatch.setattr(webhooks.Webhooks, "_tell", lambda self, job: None)
+    monkeypatch.setattr(webhooks.Webhooks, "_send", lambda self, job: None)
     with EndpointThread(tmp_path, webhook_hosts=(receiver.host,)) as local:
         job_id = local.client.submit({}, webhook=f"http://{receiver.host}/done")
         local.client.ask("POST", f"/cancel/{job_id}")

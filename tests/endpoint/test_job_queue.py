@@ -1,4 +1,4 @@
-"""A worker or the endpoint ends while it has jobs: none lost, none run twice without saying so."""
+"""The queue's order, deadlines and lost jobs: none is lost, and none runs twice without a note."""
 
 from __future__ import annotations
 
@@ -6,18 +6,55 @@ import sqlite3
 
 import pytest
 
-from endpoint.app import Endpoint
-from endpoint.job_queue import Desk
-from endpoint.jobs import State
-from endpoint.options import Options
-from endpoint.store import Store, StoreError
-from endpoint.submission import parse_submission
-from endpoint.workers import STOP_GRACE_S, Crew
+from endpoint.job_queue import JobQueue
+from endpoint.jobs import JobState
+from endpoint.run_request import parse_run_request
+from endpoint.store import Store
 from tests.endpoint.support import EndpointThread
 
 
+def test_low_priority_goes_last(client, worker):
+    low = client.submit(0, policy={"lowPriority": True})
+    first, second = client.submit(1), client.submit(2)
+    assert [worker.take(1)["id"] for _ in range(3)] == [first, second, low]
+
+
+@pytest.mark.parametrize(("sync", "kept_s"), [(False, 1800), (True, 60)])
+def test_a_result_is_kept_for_its_time(local, worker, clock, sync, kept_s):
+    client = local.client
+    job_id = client.ask("POST", "/runsync?wait=1000" if sync else "/run", json={"input": {}})["id"]
+    worker.take()
+    worker.post(job_id, {"output": 1})
+    clock.now += kept_s - 1
+    local.do(local.endpoint.queue.sweep)
+    assert client.status(job_id)["output"] == 1
+    clock.now += 1
+    assert client.call("GET", f"/status/{job_id}").status_code == 404
+    local.do(local.endpoint.queue.sweep)
+    assert client.call("POST", f"/retry/{job_id}").status_code == 404
+
+
+def test_execution_timeout_stops_the_job(client, worker, clock):
+    job_id = client.submit({}, policy={"executionTimeout": 5000})
+    clock.now += 100  # in the queue it does not count
+    worker.take()
+    clock.now += 5
+    status = client.wait(job_id)
+    assert (status["status"], status["executionTime"]) == ("TIMED_OUT", 5000)
+    assert status["error"].startswith("executionTimeout")
+    assert worker.to_stop() == [job_id]
+
+
+def test_ttl_counts_from_the_start(client, clock):
+    job_id = client.submit({}, policy={"ttl": 10_000})
+    clock.now += 10
+    status = client.wait(job_id)
+    assert status["status"] == "TIMED_OUT"
+    assert status["error"].startswith("ttl")
+
+
 def lose(local, worker, why="it was killed"):
-    local.do(lambda: local.endpoint.desk.lose(worker.id, why))
+    local.do(lambda: local.endpoint.queue.lose_jobs(worker.id, why))
 
 
 def test_a_job_whose_worker_ended_is_started_again_and_says_so(local, client, worker):
@@ -48,13 +85,6 @@ def test_a_job_that_ends_every_worker_fails_after_its_attempts(local, client, wo
     assert status["error"].startswith("WORKER_LOST: it was killed, and this job was started twice")
 
 
-def test_a_worker_that_asks_for_a_job_has_dropped_the_one_it_had(client, worker):
-    job_id = client.submit({})
-    worker.take()
-    assert worker.take()["id"] == job_id
-    assert client.status(job_id)["attempts"] == 2
-
-
 def test_jobs_survive_the_endpoints_restart(tmp_path, clock):
     with EndpointThread(tmp_path, clock) as local:
         worker, client = local.worker(), local.client
@@ -80,29 +110,11 @@ def test_a_restart_forgets_what_has_expired(tmp_path, clock):
         assert local.client.call("GET", f"/status/{job_id}").status_code == 404
 
 
-def test_two_endpoints_never_share_a_queue(tmp_path, local):
-    with pytest.raises(StoreError, match="in use by another endpoint"):
-        EndpointThread(tmp_path)
-
-
-def test_a_broken_file_is_named_and_left_alone(tmp_path):
-    (tmp_path / "jobs.sqlite3").write_bytes(b"no database" * 100)
-    with pytest.raises(StoreError, match=r"jobs\.sqlite3 cannot be used"):
-        Endpoint(Options(data_dir=tmp_path), "key")
-    assert (tmp_path / "jobs.sqlite3").read_bytes().startswith(b"no database")
-
-
-def test_what_is_on_disk_is_its_owners_only(tmp_path, client):
-    client.submit({"secret": 1})
-    for name in ("jobs.sqlite3", "jobs.sqlite3-wal", "lock"):
-        assert (tmp_path / name).stat().st_mode & 0o077 == 0
-
-
 def test_a_disk_that_fails_loses_no_job_and_takes_none(local, client, monkeypatch):
     def fail(*_):
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr(local.endpoint.desk._store, "add", fail)
+    monkeypatch.setattr(local.endpoint.queue._store, "add", fail)
     response = client.call("POST", "/run", json={"input": {}})
     assert response.status_code == 503
     assert "disk is full" in response.json()["error"]
@@ -110,32 +122,10 @@ def test_a_disk_that_fails_loses_no_job_and_takes_none(local, client, monkeypatc
 
 
 def test_a_result_is_not_settled_before_it_is_on_disk(tmp_path):
-    desk = Desk(Store(tmp_path / "jobs.sqlite3"))
-    job = desk.submit(parse_submission(b'{"input": 1}', 600, ()), sync=False)
-    desk.take("w")
-    desk._store.close()
+    queue = JobQueue(Store(tmp_path / "jobs.sqlite3"))
+    job = queue.submit(parse_run_request(b'{"input": 1}', 600, ()), sync=False)
+    queue.take("w")
+    queue._store.close()
     with pytest.raises(sqlite3.Error):
-        desk.answered(job, {"output": 1})
-    assert desk.find(job.id).state is State.IN_PROGRESS
-
-
-def test_a_worker_that_does_not_stop_is_replaced(clock):
-    crew = Crew(clock)
-    member = crew.enlist(1)
-    crew.stop_job(member.id, "job")
-    clock.now += STOP_GRACE_S
-    crew.dismiss_hanging()
-    assert not member.is_leaving
-    clock.now += 1
-    crew.dismiss_hanging()
-    assert member.must_go.is_set()
-
-
-def test_a_worker_that_asks_to_be_replaced_gets_no_other_job(local, client, worker):
-    first, second = client.submit(1), client.submit(2)
-    worker.take()
-    worker.post(first, {"output": 1, "stopPod": True})
-    assert worker.call("GET", f"/job-take/{worker.id}?gpu=x&job_in_progress=0").status_code == 204
-    assert worker.member.must_go.is_set()
-    assert client.status(first)["status"] == "COMPLETED"
-    assert client.status(second)["status"] == "IN_QUEUE"
+        queue.finish(job, {"output": 1})
+    assert queue.find(job.id).state is JobState.IN_PROGRESS

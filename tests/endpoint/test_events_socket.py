@@ -8,7 +8,6 @@ import pytest
 import requests
 import websocket
 
-from endpoint import subscribers as events
 from tests.endpoint.support import KEY
 
 BEARER = [f"Authorization: Bearer {KEY}"]
@@ -102,13 +101,3 @@ def test_the_endpoints_end_closes_with_going_away(connect, local, client):
     local.__exit__()
     seen, code = frames(socket)
     assert ([frame["status"] for frame in seen], code) == (["IN_QUEUE"], 1001)
-
-
-def test_one_who_is_far_behind_loses_the_oldest_only():
-    watchers = events.Watchers()
-    with watchers.watching("job") as queue:
-        for number in range(events.QUEUE_LENGTH + 5):
-            watchers.tell("job", str(number).encode())
-        assert queue.qsize() == events.QUEUE_LENGTH
-        assert queue.get_nowait() == b"5"
-    assert not watchers.watched("job")

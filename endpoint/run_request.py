@@ -1,4 +1,4 @@
-"""What a caller posts to /run and /runsync, checked; each refusal names the field."""
+"""The checked body of /run and /runsync; each error names the field."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ EXECUTION_TIMEOUT_MS = (5_000, DAY7_MS)  # RunPod's own bounds (docs: send-reque
 TTL_MS = (10_000, DAY7_MS)
 
 
-class BadRequest(ValueError):
-    """The body cannot be used; the message says why. Becomes 400."""
+class BadRequestError(ValueError):
+    """The body cannot be used; the message gives the reason. Answered with 400."""
 
 
-class Forbidden(ValueError):
-    """The body asks for something this endpoint was not started with. Becomes 403."""
+class ForbiddenError(ValueError):
+    """The body asks for something this endpoint was not started with. Answered with 403."""
 
 
 @dataclass(frozen=True)
-class Submission:
-    """A checked request. ``request`` is the JSON that the worker gets, without the job's id."""
+class RunRequest:
+    """A checked request. ``body`` is the JSON that the worker gets, without the job's id."""
 
-    request: bytes
+    body: bytes
     execution_timeout_s: float
     ttl_s: float
     low_priority: bool
@@ -34,50 +34,50 @@ class Submission:
 
 
 def parse_json(raw: bytes) -> Any:
-    """JSON as the standard has it: no NaN, no text that is not UTF-8.
+    """Parse JSON by the letter of the standard: UTF-8, no NaN.
 
     Raises:
-        BadRequest: it is something else.
+        BadRequestError: it is something else.
     """
     try:
         return json.loads(raw.decode(), parse_constant=_refuse_constant)
     except RecursionError:
-        raise BadRequest("the body is nested too deeply") from None
+        raise BadRequestError("the body is nested too deeply") from None
     except UnicodeDecodeError:
-        raise BadRequest("the body is not UTF-8") from None
-    except BadRequest:
+        raise BadRequestError("the body is not UTF-8") from None
+    except BadRequestError:
         raise
     except ValueError as error:
-        raise BadRequest(f"the body is not JSON: {error}") from None
+        raise BadRequestError(f"the body is not JSON: {error}") from None
 
 
 def _refuse_constant(constant: str) -> NoReturn:
-    raise BadRequest(f"the body holds {constant}, which JSON does not have")
+    raise BadRequestError(f"the body holds {constant}, which is not JSON")
 
 
-def parse_submission(raw: bytes, execution_timeout_s: float, webhook_hosts: Collection[str]) -> Submission:
-    """Check a body.
+def parse_run_request(raw: bytes, execution_timeout_s: float, webhook_hosts: Collection[str]) -> RunRequest:
+    """Parse and check a body.
 
     Args:
-        raw: as it came.
+        raw: as received.
         execution_timeout_s: used when the body's ``policy`` names none.
         webhook_hosts: ``host`` or ``host:port`` that a ``webhook`` may name.
 
     Raises:
-        BadRequest: a field is missing or wrong.
-        Forbidden: the webhook's host is not allowed.
+        BadRequestError: a field is missing or wrong.
+        ForbiddenError: the webhook's host is not allowed.
     """
     body = parse_json(raw)
     if not isinstance(body, dict):
-        raise BadRequest("the body must be an object with `input`")
+        raise BadRequestError("the body must be an object with `input`")
     if "input" not in body:
-        raise BadRequest("`input` is missing")
+        raise BadRequestError("`input` is missing")
     policy = _object(body, "policy")
     request = {"input": body["input"]}
     if "s3Config" in body:
         request["s3Config"] = _object(body, "s3Config")
-    return Submission(
-        request=_encoded(request),
+    return RunRequest(
+        body=_encoded(request),
         execution_timeout_s=_seconds(policy, "executionTimeout", EXECUTION_TIMEOUT_MS, execution_timeout_s),
         ttl_s=_seconds(policy, "ttl", TTL_MS, DEFAULT_TTL_S),
         low_priority=_flag(policy, "lowPriority"),
@@ -89,15 +89,15 @@ def _encoded(request: dict[str, Any]) -> bytes:
     try:
         return json.dumps(request, allow_nan=False).encode()
     except RecursionError:
-        raise BadRequest("the body is nested too deeply") from None
+        raise BadRequestError("the body is nested too deeply") from None
     except ValueError:  # 1e999 is JSON, and becomes an infinity
-        raise BadRequest("`input` holds a number that is too large") from None
+        raise BadRequestError("`input` holds a number that is too large") from None
 
 
 def _object(body: dict[str, Any], name: str) -> dict[str, Any]:
     value = body.get(name, {})
     if not isinstance(value, dict):
-        raise BadRequest(f"`{name}` must be an object")
+        raise BadRequestError(f"`{name}` must be an object")
     return value
 
 
@@ -108,30 +108,30 @@ def _seconds(policy: dict[str, Any], name: str, bounds: tuple[int, int], default
     low, high = bounds
     whole = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value // 1
     if not whole or not low <= value <= high:  # type: ignore[operator]
-        raise BadRequest(f"`policy.{name}` must be a whole number of milliseconds from {low} to {high}")
+        raise BadRequestError(f"`policy.{name}` must be a whole number of milliseconds from {low} to {high}")
     return float(value) / 1000  # type: ignore[arg-type]
 
 
 def _flag(policy: dict[str, Any], name: str) -> bool:
     value = policy.get(name, False)
     if not isinstance(value, bool):
-        raise BadRequest(f"`policy.{name}` must be true or false")
+        raise BadRequestError(f"`policy.{name}` must be true or false")
     return value
 
 
 def _webhook(value: Any, hosts: Collection[str]) -> str | None:
-    """The address, if this endpoint may post there: a caller must not make it call what only this machine reaches."""
+    """Return the address if its host is allowed: no caller may have this endpoint post to private addresses."""
     if value is None:
         return None
     if not isinstance(value, str):
-        raise BadRequest("`webhook` must be an address")
+        raise BadRequestError("`webhook` must be an address")
     try:
         parts = urlsplit(value)
         allowed = parts.scheme in ("http", "https") and parts.netloc in hosts and value.isascii()
     except ValueError:
         allowed = False
     if not allowed:
-        raise Forbidden(
+        raise ForbiddenError(
             "`webhook` names a host this endpoint may not post to; start it with --webhook-host HOST[:PORT]"
         )
     return value
