@@ -1,4 +1,4 @@
-"""Where models, inputs and outputs live, and which model files there are: ComfyUI's `folder_paths` as packs know it."""
+"""ComfyUI's `folder_paths` as packs use it: the folders of models, inputs and outputs, and the model files in them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TypeAlias
 from comfy.cli_args import args
 from save_path import get_save_image_path, is_inside
 
-# Packs look for it here.
+# Packs import it from here.
 __all__ = ["get_save_image_path"]
 
 supported_pt_extensions: set[str] = {".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft"}
@@ -57,7 +57,7 @@ _directories = {
     "user": str(Path(args.user_directory or Path(base_path, "user")).absolute()),
 }
 
-# What a workflow saves as a model can be loaded again.
+# Models that a workflow saves can be loaded again.
 for _kind in ("checkpoints", "text_encoders", "vae", "diffusion_models", "loras"):
     _folder = {"text_encoders": "clip"}.get(_kind, _kind)
     folder_names_and_paths[_kind][0].append(str(Path(_directories["output"], _folder)))
@@ -118,15 +118,15 @@ def filter_files_content_types(files: Iterable[str], content_types: Collection[s
 
 
 def get_filename_list(folder_name: str) -> list[str]:
-    """Model files of one kind, relative to their folder. Listed again only when a folder under it changed."""
+    """Return the model files of one kind, relative to their folder; listed again only after a folder changed."""
     folder_name = map_legacy(folder_name)
     listing = _listings.get(folder_name)
-    if listing is None or not _still_valid(folder_name, listing):
+    if listing is None or not _is_current(folder_name, listing):
         listing = _listings[folder_name] = _list_files(folder_name)
     return list(listing[0])
 
 
-def _still_valid(folder_name: str, listing: _Listing) -> bool:
+def _is_current(folder_name: str, listing: _Listing) -> bool:
     times = listing[1]
     if any(folder not in times and Path(folder).is_dir() for folder in folder_names_and_paths[folder_name][0]):
         return False
@@ -170,10 +170,10 @@ def get_full_path_or_raise(folder_name: str, filename: str) -> str:
 
 
 def annotated_filepath(name: str) -> tuple[str, str | None]:
-    """Split `picture.png [output]` into the name and the folder that the annotation means."""
+    """Split `picture.png [output]` into the file name and the path of the output folder."""
     for kind in ("output", "input", "temp"):
         if name.endswith(f"[{kind}]"):
-            # One more than the annotation itself: the blank before it.
+            # 3: the brackets and the blank before them.
             return name[: -len(kind) - 3], _directories[kind]
     return name, None
 
@@ -188,7 +188,7 @@ def exists_annotated_filepath(name: str) -> bool:
 
 
 def prepare_directories() -> None:
-    """Make every folder a user would look for; the simulator's own base gets a picture to load as ComfyUI ships one."""
+    """Make every folder that a user would look for."""
     for folders, _ in folder_names_and_paths.values():
         for folder in folders:
             if is_inside(base_path, folder) and not is_inside(get_output_directory(), folder):

@@ -1,4 +1,4 @@
-"""ComfyUI's own frontend, if its package is installed, and what this engine tells it of its features."""
+"""ComfyUI's own frontend, if its package is installed, and the feature flags that it is sent."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def find_web_root() -> Path | None:
     return root if root and (root / "index.html").exists() else None
 
 
-def features() -> dict[str, Any]:
+def get_server_features() -> dict[str, Any]:
     return {"supports_preview_metadata": True, "max_upload_size": round(args.max_upload_size * 1024 * 1024)}

@@ -12,21 +12,21 @@ import time
 from pathlib import Path
 
 import execution
+import fault_injection
 import folder_paths
 import nodes
-import routes.faults
 import routes.files
 import routes.info
 import routes.prompt
+import routes.simulator
 import routes.user
-import sabotage
 from comfy.cli_args import args, warn_about_unknown_flags
 from comfy_extras.painting import paint
-from misbehave import faults
+from faults import faults
 from server import PromptServer
 from utils import extra_config
 
-# A prompt that is a long chain of nodes is checked by recursion.
+# A prompt that is a long chain of nodes is validated by recursion.
 _RECURSION_LIMIT = 4000
 
 
@@ -38,7 +38,7 @@ def _prepare_folders() -> None:
         paint("example", "example", (512, 512)).save(example)
 
 
-def _say_who_this_is() -> None:
+def _log_identity() -> None:
     logging.info("This is the simulator, not ComfyUI: no GPU, no torch, no models are used and pictures are drawn.")
     logging.info("Python version: %s", sys.version)
     logging.info("ComfyUI version it follows: %s", routes.info.COMFYUI_VERSION)
@@ -62,15 +62,15 @@ async def _run() -> None:
     stop = asyncio.Event()
     _stop_on_signals(stop)
     server = PromptServer(asyncio.get_running_loop())
-    for room in (routes.prompt, routes.files, routes.info, routes.user, routes.faults):
-        room.add_routes(server)
+    for module in (routes.prompt, routes.files, routes.info, routes.user, routes.simulator):
+        module.add_routes(server)
     if not args.disable_all_custom_nodes:
-        nodes.load_custom_nodes()
+        nodes.init_external_custom_nodes()
     server.add_routes()
     worker = (server.prompt_queue, server)
     threading.Thread(target=execution.prompt_worker, args=worker, name="prompt_worker", daemon=True).start()
     runner = await server.start(args.listen, args.port)
-    tasks = [server.in_background(server.publish_loop()), server.in_background(routes.faults.make_noise(server))]
+    tasks = [server.in_background(server.publish_loop()), server.in_background(routes.simulator.make_noise(server))]
     await stop.wait()
     logging.info("\nStopped server")
     for task in tasks:
@@ -84,10 +84,10 @@ def main() -> None:
     logging.basicConfig(level=args.verbose, format="%(message)s", stream=sys.stderr)
     sys.setrecursionlimit(_RECURSION_LIMIT)
     faults.load_environment()
-    _say_who_this_is()
+    _log_identity()
     for path in args.extra_model_paths_config:
-        extra_config.load(path)
-    sabotage.fail_to_start()
+        extra_config.load_extra_path_config(path)
+    fault_injection.on_start()
     time.sleep(faults.value("start_delay_s", 0.0))
     _prepare_folders()
     asyncio.run(_run())

@@ -1,4 +1,4 @@
-"""What happens to every HTTP request: faults, counting, caching headers, and who may ask from a browser."""
+"""The steps around every HTTP request: counting, faults, caching headers, and the origin check."""
 
 from __future__ import annotations
 
@@ -6,26 +6,39 @@ import asyncio
 import ipaddress
 import logging
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from comfy.cli_args import args
-from misbehave import faults
-
-if TYPE_CHECKING:
-    from counters import Counters
+from faults import faults
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
-def watch(counters: Counters) -> Middleware:
+class Counters:
+    """Numbers of requests, sockets and prompts since the start."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[str] = Counter()
+        self.sockets_opened = 0
+        self.prompts_executed = 0
+
+
+def create_all(counters: Counters) -> list[Middleware]:
+    allowed = args.enable_cors_header
+    origin = create_cors_middleware(allowed) if allowed else create_origin_only_middleware()
+    return [count_and_fault(counters), cache_control, origin]
+
+
+def count_and_fault(counters: Counters) -> Middleware:
     @web.middleware
-    async def watching(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def handle(request: web.Request, handler: Handler) -> web.StreamResponse:
         path = request.path.removeprefix("/api")
         counters.requests[path] += 1
         hang = faults.take_path("http_hang", path)
@@ -35,7 +48,7 @@ def watch(counters: Counters) -> Middleware:
             return web.Response(status=500, text="500 Internal Server Error\n\nThe simulator was told to fail\n")
         return await handler(request)
 
-    return watching
+    return handle
 
 
 @web.middleware
@@ -50,19 +63,21 @@ async def cache_control(request: web.Request, handler: Handler) -> web.StreamRes
     return response
 
 
-def origin_check() -> Middleware:
-    allowed = args.enable_cors_header
-
+def create_cors_middleware(allowed_origin: str) -> Middleware:
     @web.middleware
     async def cors(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = web.Response() if request.method == "OPTIONS" else await handler(request)
         if not response.prepared:
-            response.headers["Access-Control-Allow-Origin"] = allowed
+            response.headers["Access-Control-Allow-Origin"] = allowed_origin
             response.headers["Access-Control-Allow-Methods"] = "POST, GET, DELETE, PUT, OPTIONS"
             response.headers["Access-Control-Allow-Headers"] = "Content-Type, Authorization"
             response.headers["Access-Control-Allow-Credentials"] = "true"
         return response
 
+    return cors
+
+
+def create_origin_only_middleware() -> Middleware:
     @web.middleware
     async def same_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
         host, origin = request.headers.get("Host"), request.headers.get("Origin")
@@ -71,19 +86,19 @@ def origin_check() -> Middleware:
             return web.Response(status=403)
         return web.Response() if request.method == "OPTIONS" else await handler(request)
 
-    return cors if allowed else same_origin
+    return same_origin
 
 
 def _same_site(host: str, origin: str) -> bool:
-    """Answer no only where a page from elsewhere talks to a loopback address: that is how a website would get in."""
-    own, theirs = urlsplit("//" + host), urlsplit(origin)
-    if not own.hostname or not theirs.hostname or not _is_loopback(own.hostname):
+    """Return False for a foreign page that calls a loopback address: so a website would reach a local ComfyUI."""
+    own, page = urlsplit("//" + host), urlsplit(origin)
+    if not own.hostname or not page.hostname or not is_loopback(own.hostname):
         return True
-    ports_match = own.port is None or theirs.port is None or own.port == theirs.port
-    return own.hostname == theirs.hostname and ports_match
+    ports_match = own.port is None or page.port is None or own.port == page.port
+    return own.hostname == page.hostname and ports_match
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""Every node class by name, the simulator's own and those of custom-node packs, as ComfyUI's `nodes` has them."""
+"""All node classes by name, the simulator's own and those of custom-node packs, as in ComfyUI's `nodes`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from types import ModuleType
 from typing import Any
 
 import folder_paths
+from comfy.model_management import interrupt_current_processing as interrupt_processing
+from comfy.model_management import throw_exception_if_processing_interrupted as before_node_execution
 from comfy_extras import (
     nodes_animation,
     nodes_diffusion,
@@ -22,12 +24,10 @@ from comfy_extras import (
     nodes_samplers,
 )
 from comfy_extras.nodes_images import MAX_RESOLUTION
-from interruption import interrupt_processing
-from interruption import throw_if_interrupted as before_node_execution
 
 __all__ = ["MAX_RESOLUTION", "before_node_execution", "interrupt_processing"]
 
-_OWN = (
+_BUILTIN = (
     nodes_images,
     nodes_mask,
     nodes_files,
@@ -43,12 +43,12 @@ NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {}
 EXTENSION_WEB_DIRS: dict[str, str] = {}
 LOADED_MODULE_DIRS: dict[str, str] = {}
 
-for _module in _OWN:
+for _module in _BUILTIN:
     NODE_CLASS_MAPPINGS.update(_module.NODE_CLASS_MAPPINGS)
     NODE_DISPLAY_NAME_MAPPINGS.update(_module.NODE_DISPLAY_NAME_MAPPINGS)
 
 
-def load_custom_nodes() -> None:
+def init_external_custom_nodes() -> None:
     """Load every pack; one that fails is logged and left out."""
     times = []
     for folder in folder_paths.get_folder_paths("custom_nodes"):
@@ -56,7 +56,7 @@ def load_custom_nodes() -> None:
             if not _is_pack(path):
                 continue
             started = time.perf_counter()
-            loaded = _load_pack(path)
+            loaded = load_custom_node(path)
             note = "" if loaded else " (IMPORT FAILED)"
             times.append(f"{time.perf_counter() - started:6.1f} seconds{note}: {path}")
     if times:
@@ -69,11 +69,11 @@ def _is_pack(path: Path) -> bool:
     return path.is_dir() or path.suffix == ".py"
 
 
-def _load_pack(path: Path) -> bool:
+def load_custom_node(path: Path) -> bool:
     try:
         module = _import(path)
         mappings = getattr(module, "NODE_CLASS_MAPPINGS", None)
-        _remember_web_folder(path, module)
+        _register_web_folder(path, module)
         if mappings is None:
             logging.warning("Skip %s module for custom nodes due to the lack of NODE_CLASS_MAPPINGS.", path)
             return False
@@ -89,7 +89,7 @@ def _load_pack(path: Path) -> bool:
 
 def _import(path: Path) -> ModuleType:
     source = path / "__init__.py" if path.is_dir() else path
-    # The whole path as a name, as in ComfyUI: two packs of one name must not meet in sys.modules.
+    # The whole path as a name, as in ComfyUI: two packs of one name must not collide in sys.modules.
     name = str(path if path.is_dir() else path.with_suffix("")).replace(".", "_x_")
     spec = importlib.util.spec_from_file_location(name, source)
     if spec is None or spec.loader is None:
@@ -99,7 +99,7 @@ def _import(path: Path) -> ModuleType:
     return module
 
 
-def _remember_web_folder(path: Path, module: ModuleType) -> None:
+def _register_web_folder(path: Path, module: ModuleType) -> None:
     folder = path if path.is_dir() else path.parent
     LOADED_MODULE_DIRS[path.stem] = str(folder)
     named = getattr(module, "WEB_DIRECTORY", None)

@@ -1,16 +1,15 @@
-"""What waits, what runs and what ran: the queue and the history."""
+"""The queue of prompts that wait and run, and the history of those that ran."""
 
 from __future__ import annotations
 
 import copy
 import heapq
-import logging
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
-from misbehave import faults
+from faults import faults
 
 Item: TypeAlias = tuple[float, str, dict[str, Any], dict[str, Any], list[str]]
 
@@ -19,7 +18,7 @@ _SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")
 
 
 class ExecutionStatus(NamedTuple):
-    """How a prompt ended, as history tells it."""
+    """The end of a prompt, as history has it."""
 
     status_str: str
     completed: bool
@@ -27,7 +26,7 @@ class ExecutionStatus(NamedTuple):
 
 
 class PromptQueue:
-    """Filled by the server's thread, emptied by the one that executes."""
+    """Filled by the server's thread, emptied by the executing one."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
@@ -47,7 +46,7 @@ class PromptQueue:
             self._not_empty.notify()
 
     def get(self) -> tuple[Item, int] | None:
-        """Wait for a prompt, or for a flag, which answers None."""
+        """Wait for a prompt and return it with its number; return None for a flag."""
         with self._not_empty:
             while not self._queue:
                 if self._flags:
@@ -56,7 +55,7 @@ class PromptQueue:
             item = heapq.heappop(self._queue)
             number = self._started
             self._started += 1
-            # Nodes may write into their prompt; history keeps it as it came.
+            # Nodes may write into their prompt; history keeps it as it was posted.
             self._running[number] = copy.deepcopy(item)
             self._changed()
             return item, number
@@ -128,11 +127,7 @@ class PromptQueue:
             self._flags[name] = value
             self._not_empty.notify()
 
-    def take_flags(self) -> dict[str, Any]:
+    def get_flags(self) -> dict[str, Any]:
         with self._lock:
             flags, self._flags = self._flags, {}
             return flags
-
-
-def log_duration(seconds: float) -> None:
-    logging.info("Prompt executed in %.2f seconds", seconds)

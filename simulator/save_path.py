@@ -1,4 +1,4 @@
-"""How a saved picture gets its name: tokens, subfolder, and the next free `name_00001_` number."""
+"""Names of saved pictures: tokens, subfolder, and the next free `name_00001_` number."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _CLOCK = {"year": "%Y", "month": "%m", "day": "%d", "hour": "%H", "minute": "%M"
 def get_save_image_path(
     filename_prefix: str, output_dir: str, image_width: int = 0, image_height: int = 0
 ) -> tuple[str, str, int, str, str]:
-    """Answer folder, file name, first number, subfolder and the prefix with its tokens filled in."""
+    """Return folder, file name, first number, subfolder and the prefix with its tokens filled in."""
     prefix = os.path.normpath(_fill_tokens(filename_prefix, image_width, image_height))
     subfolder, name = os.path.dirname(prefix), os.path.basename(prefix)  # noqa: PTH119, PTH120 - text, not yet a path
     folder = os.path.join(output_dir, subfolder)  # noqa: PTH118
     if not is_inside(output_dir, folder):
-        raise Exception(_refusal(output_dir, folder))
+        raise Exception(_outside_message(output_dir, folder))
     Path(folder).mkdir(parents=True, exist_ok=True)
     return folder, name, _next_number(folder, name), subfolder, prefix
 
@@ -45,7 +45,7 @@ def _next_number(folder: str, name: str) -> int:
     return max(numbers, default=0) + 1
 
 
-def _refusal(output_dir: str, folder: str) -> str:
+def _outside_message(output_dir: str, folder: str) -> str:
     full = os.path.abspath(folder)  # noqa: PTH100 - shown as ComfyUI shows it
     message = (
         "**** ERROR: Saving image outside the output folder is not allowed."

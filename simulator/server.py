@@ -1,4 +1,4 @@
-"""The server as packs know it: `PromptServer.instance`, its routes, its websockets, and `send_sync`."""
+"""The server as packs use it: `PromptServer.instance`, its routes, its websockets, and `send_sync`."""
 
 from __future__ import annotations
 
@@ -21,20 +21,19 @@ from PIL import ImageOps
 
 import middlewares
 import nodes
-import sabotage
 from comfy.cli_args import args
 from comfy_execution.progress import PREVIEW_IMAGE, PREVIEW_IMAGE_WITH_METADATA, UNENCODED_PREVIEW_IMAGE
-from counters import Counters
-from frontend import features, find_web_root
-from misbehave import faults
+from fault_injection import DropSockets, on_prompt_start
+from faults import faults
+from frontend import find_web_root, get_server_features
 from prompt_queue import PromptQueue
 
 _PREVIEWS = (PREVIEW_IMAGE, UNENCODED_PREVIEW_IMAGE, PREVIEW_IMAGE_WITH_METADATA)
-_GONE = (aiohttp.ClientError, ConnectionError, RuntimeError)
+_SEND_ERRORS = (aiohttp.ClientError, ConnectionError, RuntimeError)
 
 
 class PromptServer:
-    """One engine: its queue, its clients' sockets and the one stream of messages to them."""
+    """The server of one engine: its queue, its clients' sockets and the one stream of messages to them."""
 
     instance: ClassVar[PromptServer]
 
@@ -48,16 +47,16 @@ class PromptServer:
         self.number = 0
         self.client_id: str | None = None
         self.last_node_id: str | None = None
-        self.counters = Counters()
+        self.counters = middlewares.Counters()
         self.app = web.Application(
             client_max_size=round(args.max_upload_size * 1024 * 1024),
-            middlewares=[middlewares.watch(self.counters), middlewares.cache_control, middlewares.origin_check()],
+            middlewares=middlewares.create_all(self.counters),
         )
         self.routes = web.RouteTableDef()
         self.web_root = find_web_root()
         self._refuse_until = 0.0
-        self._lost: Any = None
-        self._frames_left = 0  # until this prompt's sockets are dropped, if they are to be
+        self._lost_events: Any = None
+        self._frames_left = 0  # before the fault `drop_socket` drops the sockets
         self._background: set[asyncio.Task[Any]] = set()
         self.routes.get("/ws")(self._websocket)
 
@@ -78,7 +77,7 @@ class PromptServer:
                 await self.send("executing", {"node": self.last_node_id}, sid)
             await self._listen(ws, sid)
         finally:
-            # A client that came back under its id has a newer socket there by now.
+            # A client that reconnected under its id has a newer socket here.
             if self.sockets.get(sid) is ws:
                 del self.sockets[sid]
                 self.sockets_metadata.pop(sid, None)
@@ -96,20 +95,20 @@ class PromptServer:
                 continue
             if first and isinstance(data, dict) and data.get("type") == "feature_flags":
                 self.sockets_metadata[sid]["feature_flags"] = data.get("data", {})
-                await self.send("feature_flags", features(), sid)
+                await self.send("feature_flags", get_server_features(), sid)
             first = False
 
-    def client_supports(self, sid: str | None, feature: str) -> bool:
+    def supports_feature(self, sid: str | None, feature: str) -> bool:
         flags = self.sockets_metadata.get(sid or "", {}).get("feature_flags", {})
         return flags.get(feature, False) is True
 
     # -- messages ---------------------------------------------------------------------------------------------------
 
     def send_sync(self, event: Any, data: Any, sid: str | None = None) -> None:
-        """Say something to one client, or to all, after all that was said before. From any thread."""
-        if self._lost is not None and self._is_lost(event):
+        """Queue a message to one client, or to all. Call it from any thread."""
+        if self._lost_events is not None and self._is_lost(event):
             return
-        with suppress(RuntimeError):  # the loop is closed: nobody is left to hear it
+        with suppress(RuntimeError):  # the loop is closed
             self.loop.call_soon_threadsafe(self.messages.put_nowait, (event, data, sid))
 
     def queue_updated(self) -> None:
@@ -119,7 +118,7 @@ class PromptServer:
         return {"exec_info": {"queue_remaining": self.prompt_queue.get_tasks_remaining()}}
 
     def flush(self, timeout: float) -> None:
-        """Wait until every message so far is written. Not from the loop's own thread."""
+        """Wait until all queued messages are sent. Do not call it from the loop's own thread."""
         written = threading.Event()
         self.loop.call_soon_threadsafe(self.messages.put_nowait, (written, None, None))
         written.wait(timeout)
@@ -135,7 +134,7 @@ class PromptServer:
     async def _publish(self, event: Any, data: Any, sid: str | None) -> None:
         if isinstance(event, threading.Event):
             event.set()
-        elif isinstance(event, sabotage.DropSockets):
+        elif isinstance(event, DropSockets):
             self._drop_sockets(event)
         else:
             await self.send(event, data, sid)
@@ -143,21 +142,21 @@ class PromptServer:
 
     async def send(self, event: Any, data: Any, sid: str | None = None) -> None:
         if event == UNENCODED_PREVIEW_IMAGE:
-            await self._to_sockets(_binary(PREVIEW_IMAGE, _legacy_preview(data)), sid)
+            await self._send_to(_encode_bytes(PREVIEW_IMAGE, _legacy_preview(data)), sid)
         elif event == PREVIEW_IMAGE_WITH_METADATA:
-            await self._to_sockets(_binary(event, _preview_with_metadata(*data)), sid)
+            await self._send_to(_encode_bytes(event, _preview_with_metadata(*data)), sid)
         elif isinstance(data, bytes | bytearray):
-            await self._to_sockets(_binary(event, data), sid)
+            await self._send_to(_encode_bytes(event, data), sid)
         else:
-            await self._to_sockets(json.dumps({"type": event, "data": data}), sid)
+            await self._send_to(json.dumps({"type": event, "data": data}), sid)
 
-    async def _to_sockets(self, message: str | bytes, sid: str | None) -> None:
+    async def _send_to(self, message: str | bytes, sid: str | None) -> None:
         receivers = list(self.sockets.values()) if sid is None else [self.sockets[sid]] if sid in self.sockets else []
         for ws in receivers:
             send: Callable[[Any], Awaitable[None]] = ws.send_str if isinstance(message, str) else ws.send_bytes
             try:
                 await send(message)
-            except _GONE as error:
+            except _SEND_ERRORS as error:
                 logging.warning("send error: %s", error)
 
     # -- faults -----------------------------------------------------------------------------------------------------
@@ -165,8 +164,8 @@ class PromptServer:
     def begin_prompt(self, prompt_id: str) -> None:
         self.counters.prompts_executed += 1
         setting = faults.take("lose_events")
-        self._lost = setting["types"] if setting else None
-        sabotage.begin_prompt(lambda: any(item[1] == prompt_id for item in self.prompt_queue.get_current_queue()[0]))
+        self._lost_events = setting["types"] if setting else None
+        on_prompt_start(lambda: any(item[1] == prompt_id for item in self.prompt_queue.get_current_queue()[0]))
 
     def _count_frame(self, event: Any) -> None:
         setting = faults.peek("drop_socket") or {}
@@ -176,23 +175,23 @@ class PromptServer:
             return
         self._frames_left -= 1
         if self._frames_left == 0 and faults.take("drop_socket"):
-            self._drop_sockets(sabotage.DropSockets(setting.get("how", "fin"), float(setting.get("refuse_s", 0))))
+            self._drop_sockets(DropSockets(setting.get("how", "fin"), float(setting.get("refuse_s", 0))))
 
     def _is_lost(self, event: Any) -> bool:
         if not isinstance(event, str | int):
             return False
         name = "preview" if event in _PREVIEWS else event
-        return self._lost == "all" or name in self._lost
+        return self._lost_events == "all" or name in self._lost_events
 
-    def _drop_sockets(self, how: sabotage.DropSockets) -> None:
-        logging.warning("Dropping %d sockets by %s, as told", len(self.sockets), how.how)
-        self._refuse_until = time.monotonic() + how.refuse_s
+    def _drop_sockets(self, drop: DropSockets) -> None:
+        logging.warning("Dropping %d sockets by %s, as told", len(self.sockets), drop.how)
+        self._refuse_until = time.monotonic() + drop.refuse_s
         for sid, ws in list(self.sockets.items()):
             del self.sockets[sid]
-            if how.how == "close_frame":
+            if drop.how == "close_frame":
                 self.in_background(ws.close(code=1001, message=b"told to"))
             else:
-                _cut(ws, reset=how.how == "rst")
+                _close_transport(ws, reset=drop.how == "rst")
 
     def in_background(self, work: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.ensure_future(work)
@@ -203,7 +202,7 @@ class PromptServer:
     # -- life -------------------------------------------------------------------------------------------------------
 
     def add_routes(self) -> None:
-        """Open every route, once under its own name and once under /api, then the packs' files and the frontend."""
+        """Add every route, once as it is and once under /api, then the packs' files and the frontend."""
         under_api = web.RouteTableDef()
         for route in self.routes:
             if isinstance(route, web.RouteDef):
@@ -211,8 +210,8 @@ class PromptServer:
         self.app.add_routes([*under_api, *self.routes])
         for name, folder in nodes.EXTENSION_WEB_DIRS.items():
             self.app.add_routes([web.static(f"/extensions/{name}", folder)])
-        # Last, since it takes every GET that is left: without a frontend there is nothing behind it.
-        rest = web.static("/", self.web_root) if self.web_root else web.get("/{rest:.*}", _nothing_there)
+        # Last, since it takes every GET that is left.
+        rest = web.static("/", self.web_root) if self.web_root else web.get("/{rest:.*}", _not_found)
         self.app.add_routes([rest])
 
     async def start(self, addresses: str, port: int) -> web.AppRunner:
@@ -226,11 +225,11 @@ class PromptServer:
         return runner
 
 
-async def _nothing_there(_: web.Request) -> web.Response:
+async def _not_found(_: web.Request) -> web.Response:
     return web.Response(status=404)
 
 
-def _cut(ws: web.WebSocketResponse, reset: bool) -> None:
+def _close_transport(ws: web.WebSocketResponse, reset: bool) -> None:
     transport = ws._req.transport if ws._req else None
     if transport is None:
         return
@@ -242,7 +241,7 @@ def _cut(ws: web.WebSocketResponse, reset: bool) -> None:
         transport.close()
 
 
-def _binary(event: int, data: bytes | bytearray) -> bytes:
+def _encode_bytes(event: int, data: bytes | bytearray) -> bytes:
     return struct.pack(">I", event) + data
 
 

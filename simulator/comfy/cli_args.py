@@ -1,4 +1,4 @@
-"""The command line: ComfyUI's flags that mean something here; every other one is ignored and named once in the log."""
+"""The command line: the flags of ComfyUI's that have an effect here; others are ignored, and named in the log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The prompt as a graph: what is a link, what an input is declared as, and which node runs next."""
+"""The prompt as a graph: links, the declarations of inputs, and the order of execution."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Prompt: TypeAlias = dict[str, dict[str, Any]]
 
 
 class NodeNotFoundError(Exception):
-    """A link leads to a node that the prompt does not have."""
+    """A link leads to a node that is not in the prompt."""
 
 
 class DependencyCycleError(Exception):
-    """Every node that is left waits for another one."""
+    """Each remaining node waits for another one."""
 
 
 def is_link(value: Any) -> bool:
@@ -25,11 +25,11 @@ def is_link(value: Any) -> bool:
     )
 
 
-def declared(declaration: dict[str, Any], name: str) -> tuple[Any, str | None, dict[str, Any]]:
-    """Type, category and options under which a node declares an input; the category is None for one it does not."""
+def get_input_info(declaration: dict[str, Any], name: str) -> tuple[Any, str | None, dict[str, Any]]:
+    """Return the type, category and options that a node declares for an input; category None: it declares none."""
     for category in ("required", "optional", "hidden"):
         known = declaration.get(category, {})
-        if name in known:  # asked as ComfyUI does: some packs' own dictionaries have whatever is asked for
+        if name in known:  # `in`, as ComfyUI: some packs' dictionaries claim to hold every key
             info = known[name]
             return info[0], category, info[1] if len(info) > 1 else {}
     return None, None, {}
@@ -43,55 +43,57 @@ def is_output(node_type: Any) -> bool:
     return getattr(node_type, "OUTPUT_NODE", False) is True
 
 
-class Agenda:
-    """Nodes that still have to run, and the order to run them in: dependencies first, then whatever shows soonest."""
+class ExecutionList:
+    """The nodes still to run, in order: dependencies first, and of those that are ready the nearest to an output."""
 
     def __init__(self, prompt: Prompt, is_cached: Callable[[str], bool]) -> None:
         self._prompt = prompt
         self._is_cached = is_cached
-        self._waits_for: dict[str, set[str]] = {}
-        self._feeds: dict[str, dict[str, None]] = {}
+        self._blocked_by: dict[str, set[str]] = {}
+        self._blocking: dict[str, dict[str, None]] = {}
 
-    def __bool__(self) -> bool:
-        return bool(self._waits_for)
+    def is_empty(self) -> bool:
+        return not self._blocked_by
 
-    def add(self, node_id: str) -> None:
-        """Put a node and everything it needs on the list; a need that is cached is no need."""
+    def add_node(self, node_id: str) -> None:
+        """Add a node and all that it needs; cached nodes are left out."""
         todo, links = [node_id], []
         while todo:
             current = todo.pop()
-            if current in self._waits_for:
+            if current in self._blocked_by:
                 continue
-            self._waits_for[current], self._feeds[current] = set(), {}
+            self._blocked_by[current], self._blocking[current] = set(), {}
             for source in self._eager_sources(current):
                 todo.append(source)
                 links.append((source, current))
         for source, target in links:
-            self.require(source, target)
+            self.add_strong_link(source, target)
 
-    def require(self, source: str, target: str) -> None:
+    def add_strong_link(self, source: str, target: str) -> None:
         if self._is_cached(source):
             return
-        self.add(source)
-        self._waits_for[target].add(source)
-        self._feeds[source][target] = None
+        self.add_node(source)
+        self._blocked_by[target].add(source)
+        self._blocking[source][target] = None
 
     def _eager_sources(self, node_id: str) -> list[str]:
         if node_id not in self._prompt:
             raise NodeNotFoundError(f"Node {node_id} not found")
         declaration = node_class(self._prompt, node_id).INPUT_TYPES()
         links = ((name, value) for name, value in self._prompt[node_id]["inputs"].items() if is_link(value))
-        lazy = {name: declared(declaration, name)[2].get("lazy", False) for name in self._prompt[node_id]["inputs"]}
+        lazy = {
+            name: get_input_info(declaration, name)[2].get("lazy", False) for name in self._prompt[node_id]["inputs"]
+        }
         return [value[0] for name, value in links if not lazy[name] and not self._is_cached(value[0])]
 
-    def next(self) -> str:
-        ready = [node_id for node_id, needs in self._waits_for.items() if not needs]
+    def stage_node_execution(self) -> str:
+        ready = [node_id for node_id, needs in self._blocked_by.items() if not needs]
         if not ready:
             raise DependencyCycleError("Dependency cycle detected")
-        return self._soonest_visible(ready)
+        return self._ux_friendly_pick_node(ready)
 
-    def _soonest_visible(self, ready: list[str]) -> str:
-        def shows(node_id: str) -> bool:
+    def _ux_friendly_pick_node(self, ready: list[str]) -> str:
+        def is_output_node(node_id: str) -> bool:
             return is_output(node_class(self._prompt, node_id))
 
         def is_async(node_id: str) -> bool:
@@ -99,9 +101,9 @@ class Agenda:
             return inspect.iscoroutinefunction(getattr(node_type, node_type.FUNCTION))
 
         distances: tuple[Callable[[str], bool], ...] = (
-            lambda one: shows(one) or is_async(one),
-            lambda one: any(map(shows, self._feeds[one])),
-            lambda one: any(shows(far) for near in self._feeds[one] for far in self._feeds[near]),
+            lambda one: is_output_node(one) or is_async(one),
+            lambda one: any(map(is_output_node, self._blocking[one])),
+            lambda one: any(is_output_node(far) for near in self._blocking[one] for far in self._blocking[near]),
         )
         for close_enough in distances:
             for node_id in ready:
@@ -109,10 +111,10 @@ class Agenda:
                     return node_id
         return ready[0]
 
-    def done(self, node_id: str) -> None:
-        del self._waits_for[node_id]
-        for target in self._feeds.pop(node_id):
-            self._waits_for[target].discard(node_id)
+    def pop_node(self, node_id: str) -> None:
+        del self._blocked_by[node_id]
+        for target in self._blocking.pop(node_id):
+            self._blocked_by[target].discard(node_id)
 
-    def stuck(self) -> list[str]:
-        return list(self._waits_for)
+    def get_nodes_in_cycle(self) -> list[str]:
+        return list(self._blocked_by)

@@ -1,4 +1,4 @@
-"""Calling a node's functions: gathering inputs, spreading lists over calls, merging what comes back."""
+"""Calls of a node's functions: collecting inputs, one call for each list element, merging the results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
-from comfy_execution.graph import declared, is_link
+import nodes
+from comfy_execution.graph import get_input_info, is_link
 
 Inputs: TypeAlias = dict[str, list[Any]]
 
@@ -20,11 +21,11 @@ _HIDDEN_FROM_EXTRA = {
 
 
 def constant_inputs(node_type: Any, node_id: str, inputs: dict[str, Any]) -> Inputs:
-    """What is known before anything ran: a link is None."""
-    return gather_inputs(node_type, node_id, inputs, output_of=lambda _: None, prompt={}, extra_data={})[0]
+    """Return the inputs known before anything has run: a link is None."""
+    return get_input_data(node_type, node_id, inputs, output_of=lambda _: None, prompt={}, extra_data={})[0]
 
 
-def gather_inputs(
+def get_input_data(
     node_type: Any,
     node_id: str,
     inputs: dict[str, Any],
@@ -33,12 +34,12 @@ def gather_inputs(
     prompt: dict[str, Any],
     extra_data: dict[str, Any],
 ) -> tuple[Inputs, set[str]]:
-    """Every input as the list of its values, and the names of those whose source has not run (lazy ones)."""
+    """Return each input as the list of its values, and the names of inputs whose source has not run (lazy ones)."""
     declaration = node_type.INPUT_TYPES()
     values: Inputs = {}
     missing: set[str] = set()
     for name, value in inputs.items():
-        _, category, options = declared(declaration, name)
+        _, category, options = get_input_info(declaration, name)
         if is_link(value) and not options.get("rawLink", False):
             outputs = output_of(value[0])
             if outputs is None or value[1] >= len(outputs):
@@ -58,8 +59,8 @@ def gather_inputs(
     return values, missing
 
 
-def call_node(node: Any, function: str, values: Inputs, before_each: Callable[[], None] = lambda: None) -> list[Any]:
-    """One call for each element of the longest list; the shorter ones repeat their last."""
+def map_node_over_list(node: Any, function: str, values: Inputs, allow_interrupt: bool = False) -> list[Any]:
+    """Call a function once for each element of the longest list; shorter lists repeat their last element."""
     call = getattr(node, function)
     if getattr(node, "INPUT_IS_LIST", False):
         slices: list[dict[str, Any]] = [dict(values)]
@@ -68,35 +69,35 @@ def call_node(node: Any, function: str, values: Inputs, before_each: Callable[[]
         slices = [{name: v[min(i, len(v) - 1)] for name, v in values.items()} for i in range(longest)] or [{}]
     results = []
     for arguments in slices:
-        before_each()
-        result = call(**arguments)
-        results.append(_finish(result))
+        if allow_interrupt:
+            nodes.before_node_execution()
+        results.append(_await_result(call(**arguments)))
     return results
 
 
-def _finish(result: Any) -> Any:
+def _await_result(result: Any) -> Any:
     if not inspect.iscoroutine(result):
         return result
-    # Validation asks from inside the server's own loop, where another can't run.
+    # Validation calls from inside the server's own loop, where a second one cannot run.
     with ThreadPoolExecutor(1) as elsewhere:
         return elsewhere.submit(asyncio.run, result).result()
 
 
-def split_results(results: list[Any], node_type: Any) -> tuple[list[list[Any]], dict[str, Any]]:
-    """Separate what nodes pass on from what they show. Outputs are lists, one element a call."""
-    shown = [one["ui"] for one in results if isinstance(one, dict) and "ui" in one]
+def get_output_from_returns(results: list[Any], node_type: Any) -> tuple[list[list[Any]], dict[str, Any]]:
+    """Return the outputs, as lists of one element a call, and the UI results."""
+    ui_results = [one["ui"] for one in results if isinstance(one, dict) and "ui" in one]
     if any(isinstance(one, dict) and "expand" in one for one in results):
         raise NotImplementedError("The simulator does not expand nodes into subgraphs")
-    passed = [
+    outputs = [
         one["result"] if isinstance(one, dict) else one
         for one in results
         if not isinstance(one, dict) or "result" in one
     ]
-    ui = {key: [entry for one in shown for entry in one[key]] for key in shown[0]} if shown else {}
-    return (_merge(passed, node_type) if passed else []), ui
+    ui = {key: [entry for one in ui_results for entry in one[key]] for key in ui_results[0]} if ui_results else {}
+    return (_merge_result_data(outputs, node_type) if outputs else []), ui
 
 
-def _merge(results: list[Any], node_type: Any) -> list[list[Any]]:
+def _merge_result_data(results: list[Any], node_type: Any) -> list[list[Any]]:
     is_list = getattr(node_type, "OUTPUT_IS_LIST", [False] * len(results[0]))
     merged = []
     for slot, spread in zip(range(len(results[0])), is_list, strict=False):

@@ -1,4 +1,4 @@
-"""What ComfyUI finds wrong with a prompt before it queues it, said in ComfyUI's words."""
+"""Validation of a prompt before it is queued, with ComfyUI's errors, word for word."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import traceback
 from typing import Any, NamedTuple, TypeAlias
 
 import nodes
-from comfy_execution.graph import Prompt, declared, is_output
-from comfy_execution.node_calls import call_node, constant_inputs
+from comfy_execution.graph import Prompt, get_input_info, is_output
+from comfy_execution.node_calls import constant_inputs, map_node_over_list
 
 Problem: TypeAlias = dict[str, Any]
 
 
-class Verdict(NamedTuple):
-    """Whether the prompt may run, why not, which outputs of it run, and what is wrong with its nodes."""
+class ValidationResult(NamedTuple):
+    """Validity of the prompt, its error, the outputs that will run, and the errors of its nodes."""
 
     valid: bool
     error: Problem | None
@@ -25,18 +25,18 @@ class Verdict(NamedTuple):
     node_errors: dict[str, Any]
 
 
-def validate_prompt(prompt: Prompt, targets: list[str] | None) -> Verdict:
+def validate_prompt(prompt: Prompt, targets: list[str] | None) -> ValidationResult:
     outputs = []
     for node_id in prompt:
         problem = _unknown_class(prompt, node_id)
         if problem:
-            return Verdict(False, problem, [], {})
+            return ValidationResult(False, problem, [], {})
         chosen = targets is None or node_id in targets
         if chosen and is_output(nodes.NODE_CLASS_MAPPINGS[prompt[node_id]["class_type"]]):
             outputs.append(node_id)
     if not outputs:
-        return Verdict(False, _problem("prompt_no_outputs", "Prompt has no outputs", "", {}), [], {})
-    return _PromptCheck(prompt).verdict(outputs)
+        return ValidationResult(False, _problem("prompt_no_outputs", "Prompt has no outputs", "", {}), [], {})
+    return _PromptValidator(prompt).validate(outputs)
 
 
 def full_type_name(kind: type) -> str:
@@ -58,66 +58,67 @@ def _unknown_class(prompt: Prompt, node_id: str) -> Problem | None:
     return None
 
 
-def _types_meet(received: Any, wanted: Any) -> bool:
+def _validate_node_input(received_type: Any, input_type: Any) -> bool:
     # Not `==`: packs make an "any" type by overriding `!=`.
-    if not operator.ne(received, wanted):
+    if not operator.ne(received_type, input_type):
         return True
-    if not isinstance(received, str) or not isinstance(wanted, str):
+    if not isinstance(received_type, str) or not isinstance(input_type, str):
         return False
-    return not {one.strip() for one in received.split(",")}.isdisjoint(one.strip() for one in wanted.split(","))
+    received_types = {one.strip() for one in received_type.split(",")}
+    return not received_types.isdisjoint(one.strip() for one in input_type.split(","))
 
 
-class _PromptCheck:
-    """One prompt's nodes, each looked at once however many outputs stand on it."""
+class _PromptValidator:
+    """Validates the nodes of one prompt, each once, however many outputs depend on it."""
 
     def __init__(self, prompt: Prompt) -> None:
         self.prompt = prompt
-        self.found: dict[str, list[Problem] | None] = {}  # None: sound; an empty list: something above it is not
+        self.validated: dict[str, list[Problem] | None] = {}  # None: valid; an empty list: an ancestor is not
 
-    def verdict(self, outputs: list[str]) -> Verdict:
+    def validate(self, outputs: list[str]) -> ValidationResult:
         good = []
         node_errors: dict[str, Any] = {}
         details = []
         for output in outputs:
-            problems = self._check_output(output)
+            problems = self._validate_output(output)
             if problems is None:
                 good.append(output)
                 continue
             details += [f"{one['message']}: {one['details']}" for one in problems]
-            self._blame(output, problems, node_errors)
+            self._collect_node_errors(output, problems, node_errors)
         if good:
-            return Verdict(True, None, good, node_errors)
+            return ValidationResult(True, None, good, node_errors)
         message = "Prompt outputs failed validation"
-        return Verdict(
+        return ValidationResult(
             False, _problem("prompt_outputs_failed_validation", message, "\n".join(details), {}), [], node_errors
         )
 
-    def _check_output(self, output: str) -> list[Problem] | None:
+    def _validate_output(self, output: str) -> list[Problem] | None:
         try:
-            return self.check(output)
+            return self.validate_inputs(output)
         except Exception as error:
             extra = {"exception_type": full_type_name(type(error)), "traceback": _frames()}
             problems = [_problem("exception_during_validation", "Exception when validating node", str(error), extra)]
-            self.found[output] = problems
+            self.validated[output] = problems
             return problems
 
-    def _blame(self, output: str, problems: list[Problem], node_errors: dict[str, Any]) -> None:
+    def _collect_node_errors(self, output: str, problems: list[Problem], node_errors: dict[str, Any]) -> None:
         logging.error("Failed to validate prompt for output %s:", output)
         _log("* (prompt):", problems)
-        for node_id, theirs in self.found.items():
-            if not theirs:
+        for node_id, errors in self.validated.items():
+            if not errors:
                 continue
             if node_id not in node_errors:
                 class_type = self.prompt[node_id]["class_type"]
-                node_errors[node_id] = {"errors": theirs, "dependent_outputs": [], "class_type": class_type}
-                _log(f"* {class_type} {node_id}:", theirs)
+                node_errors[node_id] = {"errors": errors, "dependent_outputs": [], "class_type": class_type}
+                _log(f"* {class_type} {node_id}:", errors)
             node_errors[node_id]["dependent_outputs"].append(output)
         logging.error("Output will be ignored")
 
-    def check(self, node_id: str) -> list[Problem] | None:
-        if node_id not in self.found:
-            self.found[node_id] = _NodeCheck(self, node_id).problems()
-        return self.found[node_id]
+    def validate_inputs(self, node_id: str) -> list[Problem] | None:
+        if node_id not in self.validated:
+            self.validated[node_id] = _NodeValidator(self, node_id).problems()
+        return self.validated[node_id]
 
 
 def _log(title: str, problems: list[Problem]) -> None:
@@ -131,33 +132,33 @@ def _frames() -> list[str]:
     return traceback.format_tb(sys.exc_info()[2])
 
 
-class _NodeCheck:
-    """One node's inputs, and by way of its links the nodes above it."""
+class _NodeValidator:
+    """Validates the inputs of one node and, through its links, its ancestors."""
 
-    def __init__(self, whole: _PromptCheck, node_id: str) -> None:
+    def __init__(self, whole: _PromptValidator, node_id: str) -> None:
         self.whole = whole
         self.node_id = node_id
         self.inputs: dict[str, Any] = whole.prompt[node_id]["inputs"]
         self.node_type = nodes.NODE_CLASS_MAPPINGS[whole.prompt[node_id]["class_type"]]
         self.declaration = self.node_type.INPUT_TYPES()
         self.errors: list[Problem] = []
-        self.sound_above = True
+        self.ancestors_valid = True
         self.received: dict[str, Any] = {}
-        own = getattr(self.node_type, "VALIDATE_INPUTS", None)
-        spec = inspect.getfullargspec(own) if own else None
-        self.own_names: list[str] = spec.args if spec else []
-        self.own_takes_all = spec is not None and spec.varkw is not None
+        custom = getattr(self.node_type, "VALIDATE_INPUTS", None)
+        spec = inspect.getfullargspec(custom) if custom else None
+        self.custom_names: list[str] = spec.args if spec else []
+        self.custom_takes_all = spec is not None and spec.varkw is not None
 
     def problems(self) -> list[Problem] | None:
         for category in ("required", "optional"):
             for name in self.declaration.get(category, {}):
                 self._check_input(name)
-        if self.own_names or self.own_takes_all:
-            self._ask_the_node()
-        return None if not self.errors and self.sound_above else self.errors
+        if self.custom_names or self.custom_takes_all:
+            self._run_custom_validation()
+        return None if not self.errors and self.ancestors_valid else self.errors
 
     def _check_input(self, name: str) -> None:
-        kind, category, options = declared(self.declaration, name)
+        kind, category, options = get_input_info(self.declaration, name)
         if name not in self.inputs:
             if category == "required":
                 self._report("required_input_missing", "Required input is missing", name, {"input_name": name})
@@ -179,21 +180,21 @@ class _NodeCheck:
         source = self.whole.prompt[link[0]]
         received = nodes.NODE_CLASS_MAPPINGS[source["class_type"]].RETURN_TYPES[link[1]]
         self.received[name] = received
-        if "input_types" not in self.own_names and not _types_meet(received, kind):
+        if "input_types" not in self.custom_names and not _validate_node_input(received, kind):
             details = f"{name}, received_type({received}) mismatch input_type({kind})"
             message = "Return type mismatch between linked nodes"
             self._report(
                 "return_type_mismatch", message, details, {**about, "received_type": received, "linked_node": link}
             )
             return
-        self._check_above(link, about)
+        self._validate_ancestor(link, about)
 
-    def _check_above(self, link: list[Any], about: dict[str, Any]) -> None:
+    def _validate_ancestor(self, link: list[Any], about: dict[str, Any]) -> None:
         try:
-            if self.whole.check(link[0]) is not None:
-                self.sound_above = False
+            if self.whole.validate_inputs(link[0]) is not None:
+                self.ancestors_valid = False
         except Exception as error:
-            self.sound_above = False
+            self.ancestors_valid = False
             extra = {
                 **about,
                 "exception_message": str(error),
@@ -202,7 +203,7 @@ class _NodeCheck:
                 "linked_node": link,
             }
             message = "Exception when validating inner node"
-            self.whole.found[link[0]] = [_problem("exception_during_inner_validation", message, str(error), extra)]
+            self.whole.validated[link[0]] = [_problem("exception_during_inner_validation", message, str(error), extra)]
 
     def _check_value(self, name: str, kind: Any, options: dict[str, Any]) -> None:
         value = self.inputs[name]
@@ -220,7 +221,7 @@ class _NodeCheck:
             extra = {**about, "exception_message": str(error)}
             self._report("invalid_input_type", message, f"{name}, {value}, {error}", extra)
             return
-        if name not in self.own_names and not self.own_takes_all:
+        if name not in self.custom_names and not self.custom_takes_all:
             self._check_limits(name, value, kind, options, about)
 
     def _check_limits(self, name: str, value: Any, kind: Any, options: dict[str, Any], about: dict[str, Any]) -> None:
@@ -233,13 +234,13 @@ class _NodeCheck:
             extra = {**about, "input_config": None} if len(kind) > 20 else about
             self._report("value_not_in_list", "Value not in list", f"{name}: '{value}' not in {shown}", extra)
 
-    def _ask_the_node(self) -> None:
+    def _run_custom_validation(self) -> None:
         known = constant_inputs(self.node_type, self.node_id, self.inputs)
-        asked = {name: value for name, value in known.items() if name in self.own_names or self.own_takes_all}
-        if "input_types" in self.own_names:
-            asked["input_types"] = [self.received]
-        answers = call_node(self.node_type, "VALIDATE_INPUTS", asked)
-        for name in asked:
+        passed = {name: value for name, value in known.items() if name in self.custom_names or self.custom_takes_all}
+        if "input_types" in self.custom_names:
+            passed["input_types"] = [self.received]
+        answers = map_node_over_list(self.node_type, "VALIDATE_INPUTS", passed)
+        for name in passed:
             for answer in answers:
                 if answer is not True:
                     details = name if answer is False else f"{name} - {answer}"

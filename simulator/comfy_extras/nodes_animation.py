@@ -18,8 +18,8 @@ _FPS = ("FLOAT", {"default": 6.0, "min": 0.01, "max": 1000.0, "step": 0.01})
 _HIDDEN = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
 
 
-def _place(filename_prefix: str, images: Images, extension: str) -> tuple[Path, dict[str, str]]:
-    """The path to write to, and what the node says of it."""
+def _output_file(filename_prefix: str, images: Images, extension: str) -> tuple[Path, dict[str, str]]:
+    """Return the path to write to, and its entry in the node's UI result."""
     output = folder_paths.get_output_directory()
     folder, name, number, subfolder, _ = folder_paths.get_save_image_path(filename_prefix, output, *images[0].size)
     file = f"{name}_{number:05}_.{extension}"
@@ -60,8 +60,8 @@ class SaveAnimatedWEBP:
         prompt: Any = None,
         extra_pnginfo: Any = None,
     ) -> dict[str, Any]:
-        path, said = _place(filename_prefix, images, "webp")
-        exif = Image.Exif()  # not the picture's own: that would stay on a cached picture
+        path, entry = _output_file(filename_prefix, images, "webp")
+        exif = Image.Exif()  # a new one: the picture's own would stay on it in the cache
         if not args.disable_metadata:
             if prompt is not None:
                 exif[_PROMPT_TAG] = f"prompt:{json.dumps(prompt)}"
@@ -69,7 +69,7 @@ class SaveAnimatedWEBP:
                 exif[_FIRST_EXTRA_TAG - offset] = f"{key}:{json.dumps(value)}"
         options = {"lossless": lossless, "quality": quality, "method": self.methods[method]}
         _save(images, path, fps, exif=exif, **options)
-        return {"ui": {"images": [said], "animated": (len(images) != 1,)}}
+        return {"ui": {"images": [entry], "animated": (len(images) != 1,)}}
 
 
 class SaveAnimatedPNG:
@@ -101,10 +101,10 @@ class SaveAnimatedPNG:
         prompt: Any = None,
         extra_pnginfo: Any = None,
     ) -> dict[str, Any]:
-        path, said = _place(filename_prefix, images, "png")
+        path, entry = _output_file(filename_prefix, images, "png")
         info = None if args.disable_metadata else _comf_chunks(prompt, extra_pnginfo)
         _save(images, path, fps, pnginfo=info, compress_level=compress_level)
-        return {"ui": {"images": [said], "animated": (True,)}}
+        return {"ui": {"images": [entry], "animated": (True,)}}
 
 
 def _save(images: Images, path: Path, fps: float, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""What stands around a sampler: conditioning, latents, and the way between latents and pictures."""
+"""The nodes around a sampler: conditioning, empty latents, encoding and decoding, upscaling."""
 
 from __future__ import annotations
 
@@ -142,9 +142,9 @@ class ImageUpscaleWithModel:
         return {"required": {"upscale_model": ("UPSCALE_MODEL", {}), "image": ("IMAGE", {})}}
 
     def execute(self, upscale_model: Weights, image: Images) -> tuple[Images]:
-        # Upscalers say their factor in their name: 2x_..., RealESRGAN_x4, 4x-UltraSharp.
-        said = re.search(r"(?<!\d)([1248])x|x([1248])(?!\d)", upscale_model.recipe, re.IGNORECASE)
-        factor = int(said[1] or said[2]) if said else 4
+        # The factor is in the model's name: 2x_..., RealESRGAN_x4, 4x-UltraSharp.
+        match = re.search(r"(?<!\d)([1248])x|x([1248])(?!\d)", upscale_model.recipe, re.IGNORECASE)
+        factor = int(match[1] or match[2]) if match else 4
         return ([scaled(one, one.width * factor, one.height * factor, "lanczos") for one in image],)
 
 

@@ -19,14 +19,14 @@ from comfy_extras.nodes_images import Images
 _NO_MASK = (64, 64)
 
 
-def _tolerant(step: Callable[[Any], Any], what: Any) -> Any:
-    """Do it again with truncated files allowed: half a picture is better than none, ComfyUI finds."""
+def _pillow(fn: Callable[[Any], Any], arg: Any) -> Any:
+    """Call Pillow, and on an error once more with truncated files allowed, as ComfyUI's `node_helpers.pillow`."""
     try:
-        return step(what)
+        return fn(arg)
     except (OSError, UnidentifiedImageError, ValueError):
         before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
         try:
-            return step(what)
+            return fn(arg)
         finally:
             ImageFile.LOAD_TRUNCATED_IMAGES = before
 
@@ -69,9 +69,9 @@ class LoadImage:
     def load_image(self, image: str) -> tuple[Images, Images]:
         images: Images = []
         masks: Images = []
-        with _tolerant(Image.open, folder_paths.get_annotated_filepath(image)) as opened:
+        with _pillow(Image.open, folder_paths.get_annotated_filepath(image)) as opened:
             for raw in ImageSequence.Iterator(opened):
-                frame = _eight_bit(_tolerant(ImageOps.exif_transpose, raw))
+                frame = _eight_bit(_pillow(ImageOps.exif_transpose, raw))
                 picture = frame.convert("RGB")
                 if not images or picture.size == images[0].size:
                     images.append(picture)
@@ -99,8 +99,8 @@ class LoadImageMask:
     CATEGORY = "mask"
 
     def load_image(self, image: str, channel: str) -> tuple[Images]:
-        with _tolerant(Image.open, folder_paths.get_annotated_filepath(image)) as opened:
-            frame = _eight_bit(_tolerant(ImageOps.exif_transpose, opened)).convert("RGBA")
+        with _pillow(Image.open, folder_paths.get_annotated_filepath(image)) as opened:
+            frame = _eight_bit(_pillow(ImageOps.exif_transpose, opened)).convert("RGBA")
         band = frame.getchannel(channel[0].upper())
         return ([ImageChops.invert(band) if channel == "alpha" else band],)
 

@@ -1,4 +1,4 @@
-"""Nodes that save a latent and load it again: safetensors files of ComfyUI's shape, a picture's colours in them."""
+"""Nodes that save and load latents: safetensors files of ComfyUI's shape that hold a picture's colours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loaders: they open the file they name, fail as ComfyUI does on a broken one, and hand on its name."""
+"""Loaders: they open the named file, fail as ComfyUI does on a broken one, and pass on its name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DEVICE = (["default", "cpu"], {"advanced": True})
 
 @dataclass(frozen=True)
 class Weights:
-    """Stands for a MODEL, CLIP, VAE, ...: all that is known of it is which files made it."""
+    """Stands for a MODEL, CLIP, VAE, ...: no weights, only the names of the files it was made from."""
 
     recipe: str
 

@@ -1,4 +1,4 @@
-"""Masks from pictures, pictures from masks, and the primitives that carry one value each."""
+"""Conversions between masks and pictures, and the primitive nodes, which hold one value each."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-import interruption
+from comfy import model_management
 from comfy.cli_args import args
 from comfy_execution.progress import ProgressBar
 from comfy_extras.nodes_images import scaled
@@ -36,7 +36,7 @@ _STEP_S = float(os.environ.get("SIMULATOR_STEP_MS", "20")) / 1000
 
 @dataclass(frozen=True)
 class Samples:
-    """A latent: its size in pixels, how it came to be, and the pictures it was encoded from."""
+    """A latent: its size in pixels, the recipe that made it, and the pictures it was encoded from."""
 
     width: int
     height: int
@@ -58,14 +58,14 @@ class Samples:
 def sample(
     latent: dict[str, Any], steps: int, first: int = 0, *, denoise: float, recipe: str, palette: str
 ) -> dict[str, Any]:
-    """Take the steps, with progress and previews; stop between two of them when interrupted."""
+    """Take the steps, with progress and previews; an interrupt stops it between two of them."""
     before: Samples = latent["samples"]
     kept = 1.0 - denoise if before.sources else 0.0
     after = replace(before, recipe=f"{before.recipe} > {recipe}", palette=palette, kept=kept)
     preview = after.decode(0, scale=8) if args.preview_method != "none" else None
     bar = ProgressBar(steps - first)
     for step in range(first, steps):
-        interruption.wait(_STEP_S)
+        model_management.wait(_STEP_S)
         shown = ("JPEG", noisy(preview, (step + 1) / steps), args.preview_size) if preview else None
         bar.update_absolute(step + 1 - first, steps - first, shown)
     return {**latent, "samples": after}

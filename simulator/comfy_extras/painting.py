@@ -1,4 +1,4 @@
-"""Draws the picture that stands for a diffusion model's: pleasant, fast, and the same for the same recipe."""
+"""Drawn pictures in place of a diffusion model's: fast, and the same for the same recipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CORNERS = 3
 
 
 def paint(recipe: str, palette: str, size: tuple[int, int]) -> Image.Image:
-    """A soft gradient with translucent shapes: colours from the palette's text, everything else from the recipe."""
+    """Draw a soft gradient with translucent shapes: colours from the palette's text, the rest from the recipe."""
     colours = _colours(palette)
     dice = random.Random(hashlib.sha256(recipe.encode()).digest())
     ground = Image.new("RGB", (_CORNERS, _CORNERS))
@@ -57,6 +57,6 @@ def _draw_shape(
 
 
 def noisy(picture: Image.Image, done: float) -> Image.Image:
-    """The picture as a sampler sees it part of the way: noise at 0, itself at 1."""
+    """Return the picture part of the way through sampling: noise at 0, itself at 1."""
     grain = Image.merge("RGB", [Image.effect_noise(picture.size, 90) for _ in range(3)])
     return Image.blend(grain, picture, max(0.0, min(1.0, done)))

@@ -1,4 +1,4 @@
-"""Reads a safetensors file's header and refuses a broken file in the words of the `safetensors` library (0.8)."""
+"""The header of a safetensors file, with the errors of the `safetensors` library (0.8) for a broken one."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _BITS = {
 
 
 class SafetensorError(Exception):
-    """What the library raises."""
+    """The library's error."""
 
 
 SafetensorError.__module__ = "safetensors._safetensors_rust"
 
 
 def read_header(path: str) -> dict[str, Any]:
-    """Answer the header of a sound file: only its first bytes are read, and its length is compared."""
+    """Return the header of a valid file: only it is read, and compared with the file's size."""
     with Path(path).open("rb") as file:
         prefix = file.read(8)
         if len(prefix) < 8:

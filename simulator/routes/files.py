@@ -1,4 +1,4 @@
-"""Pictures in and out: /upload/image, /upload/mask and /view."""
+"""The routes of pictures: /upload/image, /upload/mask and /view."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 Saver: TypeAlias = Callable[[Any, Path], object]
 
-# A browser must not run what somebody rendered or uploaded.
+# A browser must not run an uploaded or rendered file.
 _DOWNLOAD_ONLY = {"text/html", "text/html-sandboxed", "application/xhtml+xml", "text/javascript", "text/css"}
 
 
-class _RefusedError(Exception):
-    """Answered with this status and nothing else."""
+class _StatusError(Exception):
+    """Becomes an answer with this status and an empty body."""
 
     def __init__(self, status: int) -> None:
         self.status = status
@@ -50,8 +50,8 @@ def add_routes(server: PromptServer) -> None:
             return web.Response(status=404)
         try:
             path = _find(request.query["filename"], request.query.get("type", "output"), request.query.get("subfolder"))
-        except _RefusedError as refused:
-            return web.Response(status=refused.status)
+        except _StatusError as error:
+            return web.Response(status=error.status)
         return _show(path, request) if path.is_file() else web.Response(status=404)
 
 
@@ -86,7 +86,7 @@ def _candidates(target: Path) -> Iterator[Path]:
 
 
 def _free_name(target: Path, image: Any) -> Path | None:
-    """Find a name nobody has; none is needed if one of the taken ones holds these very bytes."""
+    """Return a name that is not taken, or None if one of the taken files holds the same bytes."""
     for path in _candidates(target):
         if not path.exists():
             return path
@@ -100,13 +100,13 @@ def _same_name(target: Path, image: Any) -> str:
 
 
 def _same_bytes(path: Path, image: Any) -> bool:
-    theirs = hashlib.sha256(image.file.read()).digest()
+    uploaded = hashlib.sha256(image.file.read()).digest()
     image.file.seek(0)
-    return path.exists() and hashlib.sha256(path.read_bytes()).digest() == theirs
+    return path.exists() and hashlib.sha256(path.read_bytes()).digest() == uploaded
 
 
 def _save_mask(image: Any, reference: dict[str, Any], path: Path) -> None:
-    """Save the original picture with the uploaded one's alpha."""
+    """Save the original picture with the alpha channel of the uploaded one."""
     kind = reference.get("type", "output")
     original_path = _find(reference["filename"], kind, reference.get("subfolder") or None)
     if not original_path.is_file():
@@ -123,14 +123,14 @@ def _save_mask(image: Any, reference: dict[str, Any], path: Path) -> None:
 def _find(filename: str, kind: str, subfolder: str | None) -> Path:
     filename, folder = folder_paths.annotated_filepath(filename)
     if not filename or filename[0] == "/" or ".." in filename:
-        raise _RefusedError(400)
+        raise _StatusError(400)
     folder = folder or folder_paths.get_directory_by_type(kind)
     if folder is None:
-        raise _RefusedError(400)
+        raise _StatusError(400)
     if subfolder is not None:
         inner = str(Path(folder, subfolder))
         if not is_inside(folder, inner):
-            raise _RefusedError(403)
+            raise _StatusError(403)
         folder = inner
     return Path(folder, Path(filename).name)
 

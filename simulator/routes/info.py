@@ -1,4 +1,4 @@
-"""What the engine has: nodes, models, extensions, its own state, and the frontend's files if they are installed."""
+"""The routes that describe the engine: nodes, models, extensions, its state, and the frontend's page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aiohttp import web
 import folder_paths
 import nodes
 from comfy_extras.safetensors_header import read_header
-from frontend import features
+from frontend import get_server_features
 
 if TYPE_CHECKING:
     from server import PromptServer
@@ -24,14 +24,14 @@ COMFYUI_VERSION = "0.3.64"
 _RAM = 16 * 1024**3
 
 _PAGE = (
-    "This is the simulator: it speaks ComfyUI's HTTP and websocket, without a GPU, torch or models.\n"
+    "This is the simulator: it answers as ComfyUI does, over HTTP and websocket, without a GPU, torch or models.\n"
     "Install comfyui_frontend_package to see ComfyUI's own pages here.\n"
 )
 
 
 def add_routes(server: PromptServer) -> None:
     routes = server.routes
-    for path, answer in _PLAIN.items():
+    for path, answer in _JSON_ROUTES.items():
         routes.get(path)(_json_handler(answer))
 
     @routes.get("/")
@@ -159,8 +159,8 @@ def _metadata(folder: str, filename: str) -> Any:
         return None
 
 
-_PLAIN = {
-    "/features": features,
+_JSON_ROUTES = {
+    "/features": get_server_features,
     "/system_stats": _system_stats,
     "/object_info": _all_nodes,
     "/models": lambda: list(folder_paths.folder_names_and_paths),

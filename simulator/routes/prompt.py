@@ -1,4 +1,4 @@
-"""The prompt's life over HTTP: posting, the queue, history, interrupting, freeing memory."""
+"""The routes of prompts: posting, the queue, history, interrupting, freeing memory."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-import sabotage
+import fault_injection
+from comfy.model_management import interrupt_current_processing
 from comfy_execution.validation import validate_prompt
-from interruption import interrupt_processing
-from misbehave import faults
+from faults import faults
 
 if TYPE_CHECKING:
     from server import PromptServer
@@ -26,13 +26,13 @@ _NO_PROMPT = {
 
 
 def add_routes(server: PromptServer) -> None:
-    room = _Room(server)
+    handlers = _Handlers(server)
     routes, queue = server.routes, server.prompt_queue
-    routes.post("/prompt")(room.post_prompt)
-    routes.post("/queue")(room.post_queue)
-    routes.post("/history")(room.post_history)
-    routes.post("/interrupt")(room.post_interrupt)
-    routes.post("/free")(room.post_free)
+    routes.post("/prompt")(handlers.post_prompt)
+    routes.post("/queue")(handlers.post_queue)
+    routes.post("/history")(handlers.post_history)
+    routes.post("/interrupt")(handlers.post_interrupt)
+    routes.post("/free")(handlers.post_free)
 
     @routes.get("/prompt")
     async def get_prompt(_: web.Request) -> web.Response:
@@ -54,8 +54,8 @@ def add_routes(server: PromptServer) -> None:
         return web.json_response(queue.get_history(prompt_id=request.match_info["prompt_id"]))
 
 
-class _Room:
-    """The handlers that change something."""
+class _Handlers:
+    """The handlers that change state."""
 
     def __init__(self, server: PromptServer) -> None:
         self.server = server
@@ -69,17 +69,17 @@ class _Room:
             return web.json_response({"error": _NO_PROMPT, "node_errors": {}}, status=400)
         number = self._number(data)
         prompt_id = str(data.get("prompt_id", uuid.uuid4()))
-        verdict = validate_prompt(data["prompt"], data.get("partial_execution_targets"))
-        if not verdict.valid:
-            logging.warning("invalid prompt: %s", verdict.error)
-            return web.json_response({"error": verdict.error, "node_errors": verdict.node_errors}, status=400)
+        result = validate_prompt(data["prompt"], data.get("partial_execution_targets"))
+        if not result.valid:
+            logging.warning("invalid prompt: %s", result.error)
+            return web.json_response({"error": result.error, "node_errors": result.node_errors}, status=400)
         extra_data = data.get("extra_data", {})
         if "client_id" in data:
             extra_data["client_id"] = data["client_id"]
-        response = web.json_response({"prompt_id": prompt_id, "number": number, "node_errors": verdict.node_errors})
+        response = web.json_response({"prompt_id": prompt_id, "number": number, "node_errors": result.node_errors})
         if faults.take("die", at="on_prompt"):
             await _answer_and_die(request, response)
-        self.queue.put((number, prompt_id, data["prompt"], extra_data, verdict.outputs))
+        self.queue.put((number, prompt_id, data["prompt"], extra_data, result.outputs))
         return response
 
     def _number(self, data: dict[str, Any]) -> float:
@@ -113,10 +113,10 @@ class _Room:
         prompt_id = data.get("prompt_id")
         if not prompt_id:
             logging.info("Global interrupt (no prompt_id specified)")
-            interrupt_processing()
+            interrupt_current_processing()
         elif any(item[1] == prompt_id for item in self.queue.get_current_queue()[0]):
             logging.info("Interrupting prompt %s", prompt_id)
-            interrupt_processing()
+            interrupt_current_processing()
         else:
             logging.info("Prompt %s is not currently running, skipping interrupt", prompt_id)
         return web.Response()
@@ -132,4 +132,4 @@ class _Room:
 async def _answer_and_die(request: web.Request, response: web.Response) -> None:
     await response.prepare(request)
     await response.write_eof()
-    sabotage.die("right after it took a prompt")
+    fault_injection.die("right after it took a prompt")

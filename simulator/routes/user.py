@@ -1,4 +1,4 @@
-"""The little that the frontend stores on its server: settings and files, of one user."""
+"""The frontend's settings and files, of one user."""
 
 from __future__ import annotations
 

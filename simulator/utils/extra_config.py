@@ -1,4 +1,4 @@
-"""`--extra-model-paths-config`: further model folders, from the part of YAML that such files use in practice.
+"""`--extra-model-paths-config`: more model folders, from the part of YAML that such files use in practice.
 
 Sections, one level of keys below them, quoted or plain values, and `|` blocks with one folder a line.
 """
@@ -10,14 +10,14 @@ from pathlib import Path
 from folder_paths import add_model_folder_path
 
 
-def load(path: str) -> None:
+def load_extra_path_config(yaml_path: str) -> None:
     """Add every folder that the file names."""
-    for settings in _sections(Path(path).read_text().splitlines()).values():
+    for settings in _sections(Path(yaml_path).read_text().splitlines()).values():
         base = Path(settings.pop("base_path", "."))
         first = settings.pop("is_default", "false").lower() == "true"
         for kind, folders in settings.items():
             for folder in folders.splitlines():
-                add_model_folder_path(kind, str((Path(path).parent / base / folder).absolute()), first)
+                add_model_folder_path(kind, str((Path(yaml_path).parent / base / folder).absolute()), first)
 
 
 def _sections(lines: list[str]) -> dict[str, dict[str, str]]:

@@ -1,10 +1,13 @@
-"""Faults on request: each is a name and its settings, from SIMULATOR_MISBEHAVE (JSON) or POST /simulator/misbehave.
+"""The faults in force: each is a name and its settings, from SIMULATOR_MISBEHAVE (JSON) or POST /simulator/misbehave.
 
-Every fault takes `count`: it happens that many times and then heals. Without one it stays until POST `{}`.
+`fault_injection` applies them to prompts, `middlewares` to HTTP requests, `server` to websockets and events;
+`routes.simulator` sets them over HTTP.
+
+Every fault takes `count`: it happens that many times and is then over. Without one it stays until POST `{}`.
 
     drop_socket     {"how": "fin" | "rst" | "close_frame", "at": MOMENT, "after_frames": n, "refuse_s": s}
     lose_events     {"types": [...] | "all"}             not sent; `count` counts prompts; binary previews are "preview"
-    stall           {"s": s, "class": CLASS}             the node blocks, deaf to /interrupt; any node without class
+    stall           {"s": s, "class": CLASS}             the node blocks and ignores /interrupt; any node without class
     history_delay_s s                                    the entry appears that long after the last event
     http_500        {PATH: count}                        that many requests to the path (or below it) answer 500
     http_hang       {PATH: s}                            a request to the path is answered that much later
@@ -13,12 +16,12 @@ Every fault takes `count`: it happens that many times and then heals. Without on
     oom             {"class": CLASS}                     KSampler without class
     node_error      {CLASS: message}
     ignore_sigterm  true
-    noisy           true                                 a broadcast that concerns nobody, five a second
-    interrupt_self_s s                                   as if somebody else had posted /interrupt
+    noisy           true                                 five broadcasts a second that no client asked for
+    interrupt_self_s s                                   as if another client had posted /interrupt
 
 MOMENT is "execution_start", "executing" or "before_success"; frames are counted from "execution_start" on.
 A fault with one setting may be given as just that value.
-With SIMULATOR_MISBEHAVE_STATE naming a file, counts survive a restart: "dies once" then means once.
+With SIMULATOR_MISBEHAVE_STATE naming a file, counts survive a restart: a fault with count 1 happens once in all.
 """
 
 from __future__ import annotations
@@ -42,18 +45,10 @@ _MAIN_SETTING = {
     "interrupt_self_s": "value",
 }
 _BY_KEY = ("http_500", "http_hang", "node_error")
-OOM_MESSAGE = "Allocation on device "
-
-
-class OutOfMemoryError(RuntimeError):
-    """What torch raises when the card is full."""
-
-
-OutOfMemoryError.__module__ = "torch"
 
 
 class Faults:
-    """The faults in force. Any thread may ask."""
+    """The faults in force; safe to use from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -69,15 +64,15 @@ class Faults:
                 if name in self._active:
                     self._active[name]["count"] = count
 
-    def set(self, wanted: dict[str, Any]) -> None:
-        """Add to the faults in force; an empty object heals everything."""
-        unknown = [name for name in wanted if name not in _MAIN_SETTING and name not in _BY_KEY]
+    def set(self, changes: dict[str, Any]) -> None:
+        """Add to the faults in force; an empty object clears them all."""
+        unknown = [name for name in changes if name not in _MAIN_SETTING and name not in _BY_KEY]
         if unknown:
             raise ValueError(f"No such misbehaviour: {', '.join(unknown)}")
         with self._lock:
-            if not wanted:
+            if not changes:
                 self._active.clear()
-            for name, setting in wanted.items():
+            for name, setting in changes.items():
                 if setting is None or setting is False:
                     self._active.pop(name, None)
                 else:
@@ -88,20 +83,20 @@ class Faults:
             return {name: dict(setting) for name, setting in self._active.items()}
 
     def peek(self, name: str) -> dict[str, Any] | None:
-        """Answer a fault's settings without using it up."""
+        """Return a fault's settings without counting it."""
         with self._lock:
             setting = self._active.get(name)
             return setting if setting is not None and setting.get("count", 1) > 0 else None
 
     def take(self, name: str, **conditions: Any) -> dict[str, Any] | None:
-        """Answer a fault's settings if it is due under these conditions, and count it."""
+        """Return a fault's settings if it is due under these conditions, and count it."""
         with self._lock:
             setting = self.peek(name)
             if setting is None or any(setting.get(key, value) != value for key, value in conditions.items()):
                 return None
             if "count" in setting:
                 setting["count"] -= 1
-                self._remember()
+                self._save_counts()
             return setting
 
     def value(self, name: str, default: float) -> float:
@@ -109,7 +104,7 @@ class Faults:
         return default if setting is None else float(setting["value"])
 
     def take_path(self, name: str, path: str) -> Any:
-        """Answer what a fault has for a path or its parent; a number in `http_500` counts down to none."""
+        """Return a fault's value for a path or its parent, and count down one of `http_500`."""
         with self._lock:
             for key, setting in self._active.get(name, {}).items():
                 if path == key or path.startswith(key.rstrip("/") + "/"):
@@ -118,7 +113,7 @@ class Faults:
                     return setting
             return None
 
-    def _remember(self) -> None:
+    def _save_counts(self) -> None:
         if self._state:
             counts = {name: setting["count"] for name, setting in self._active.items() if "count" in setting}
             self._state.write_text(json.dumps(counts))

@@ -1,4 +1,4 @@
-"""Where the faults of `misbehave` strike while a prompt runs, and how the process dies of them."""
+"""The hooks through which the faults of `faults` strike a running prompt, and the process's death of them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
-from interruption import interrupt_processing
-from misbehave import OOM_MESSAGE, OutOfMemoryError, faults
+from comfy.model_management import OOM_MESSAGE, OutOfMemoryError, interrupt_current_processing
+from faults import faults
 
 
-class Stage(Protocol):
+class MessageStream(Protocol):
     """The part of the server that a fault needs."""
 
     def send_sync(self, event: Any, data: Any, sid: str | None = None) -> None: ...
@@ -23,30 +23,43 @@ class Stage(Protocol):
 
 
 class DropSockets:
-    """In the stream of frames: close every socket once the frames before it are out."""
+    """A marker in the stream of messages: close every socket once all messages before it are sent."""
 
     def __init__(self, how: str, refuse_s: float) -> None:
         self.how = how
         self.refuse_s = refuse_s
 
 
-def begin_prompt(still_running: Callable[[], bool]) -> None:
-    after = faults.value("interrupt_self_s", 0.0)
-    if after:
-        timer = threading.Timer(after, lambda: interrupt_processing() if still_running() else None)
+def on_start() -> None:
+    if not faults.take("die", at="at_start"):
+        return
+    lines = (
+        "Traceback (most recent call last):",
+        '  File "main.py", line 149, in <module>',
+        "    import execution",
+        "ModuleNotFoundError: No module named 'torchsde'",
+    )
+    sys.stderr.write("\n".join(lines) + "\n")
+    sys.exit(1)
+
+
+def on_prompt_start(is_running: Callable[[], bool]) -> None:
+    after_s = faults.value("interrupt_self_s", 0.0)
+    if after_s:
+        timer = threading.Timer(after_s, lambda: interrupt_current_processing() if is_running() else None)
         timer.daemon = True
         timer.start()
 
 
-def moment(server: Stage, name: str) -> None:
+def on_moment(server: MessageStream, moment: str) -> None:
     setting = faults.peek("drop_socket")
-    if setting and "after_frames" not in setting and setting.get("at", "executing") == name:
+    if setting and "after_frames" not in setting and setting.get("at", "executing") == moment:
         faults.take("drop_socket")
         server.send_sync(DropSockets(setting.get("how", "fin"), float(setting.get("refuse_s", 0))), None)
 
 
-def before_node(server: Stage, class_type: str) -> None:
-    """Whatever is to go wrong inside a node of that class."""
+def on_node(server: MessageStream, class_type: str) -> None:
+    """Apply the faults that are due inside a node of that class."""
     if faults.take("die", at="executing"):
         server.flush(1.0)
         die("in the middle of a node")
@@ -68,23 +81,10 @@ def _class_of(setting: dict[str, Any]) -> str:
     return named if isinstance(named, str) else "KSampler"
 
 
-def after_prompt(server: Stage) -> None:
+def on_prompt_end(server: MessageStream) -> None:
     if faults.take("die", at="after"):
         server.flush(1.0)
         die("after a prompt")
-
-
-def fail_to_start() -> None:
-    if not faults.take("die", at="at_start"):
-        return
-    lines = (
-        "Traceback (most recent call last):",
-        '  File "main.py", line 149, in <module>',
-        "    import execution",
-        "ModuleNotFoundError: No module named 'torchsde'",
-    )
-    sys.stderr.write("\n".join(lines) + "\n")
-    sys.exit(1)
 
 
 def die(when: str) -> NoReturn:

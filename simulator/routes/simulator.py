@@ -1,4 +1,4 @@
-"""What only the simulator has: faults on request, and counters for tests."""
+"""The simulator's own routes, which ComfyUI does not have: setting faults, and reading the counters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from misbehave import faults
+from faults import faults
 
 if TYPE_CHECKING:
     from server import PromptServer
@@ -40,7 +40,7 @@ def add_routes(server: PromptServer) -> None:
 
 
 async def make_noise(server: PromptServer) -> None:
-    """Broadcast what concerns nobody, as monitoring packs do, for as long as that fault is in force."""
+    """Broadcast hardware figures to all clients, as monitoring packs do, while the fault `noisy` is in force."""
     while True:
         if faults.peek("noisy"):
             server.send_sync("crystools.monitor", {"cpu_utilization": 7.0, "ram_used_percent": 42.0}, None)
