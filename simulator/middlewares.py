@@ -90,7 +90,7 @@ def create_origin_only_middleware() -> Middleware:
 
 
 def _same_site(host: str, origin: str) -> bool:
-    """Return False for a foreign page that calls a loopback address: so a website would reach a local ComfyUI."""
+    """Return False if a foreign page calls a loopback address: else any website could reach a local ComfyUI."""
     own, page = urlsplit("//" + host), urlsplit(origin)
     if not own.hostname or not page.hostname or not is_loopback(own.hostname):
         return True

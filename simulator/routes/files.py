@@ -148,8 +148,8 @@ def _show(path: Path, request: web.Request) -> web.StreamResponse:
     return web.FileResponse(path, headers={**shown_name, "Content-Type": kind})
 
 
-def _preview(path: Path, wanted: str, channel: str) -> tuple[str, bytes]:
-    words = wanted.split(";")
+def _preview(path: Path, spec: str, channel: str) -> tuple[str, bytes]:
+    words = spec.split(";")
     kind = words[0] if words[0] in {"webp", "jpeg"} and "a" not in channel else "webp"
     quality = int(words[-1]) if words[-1].isdigit() else 90
     with Image.open(path) as image:
