@@ -35,7 +35,7 @@ class Rounds:
         self._into = into
 
     def start(self, way: str, names: dict[str, str]) -> dict[str, float]:
-        """The moments of a start whose first job needs these models."""
+        """Start a worker whose first job needs these models. Return its moments."""
         lines = "\n".join(f"ckpt http://{HOST}/{name}" for name in names)
         slow = {"SIMULATOR_MISBEHAVE": '{"start_delay_s": 5}'}
         with tempfile.TemporaryDirectory(dir=self._into.parent) as folder:
@@ -43,7 +43,7 @@ class Rounds:
             return one_start(way, Path(folder), lines, MODEL_HOSTS=HOST, **slow)
 
     def one(self, names: dict[str, str]) -> dict[str, float]:
-        """Seconds until the first image, or until the files are there."""
+        """Return the seconds until the first image, or until the files are downloaded."""
         alone, both = self.start("as built", {}), self.start("as built", names)
         return {
             START: alone["first_image"],

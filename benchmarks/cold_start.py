@@ -1,4 +1,4 @@
-"""From the start of the worker's process to its first accepted job and its first image, and where the time goes.
+"""The time from the start of the worker's process to its first accepted job and its first image, in parts.
 
 The real `start.sh` under the real SDK loop, against a loopback RunPod that has a job waiting. Beside it, in turns on
 the same machine: the same worker with one thing after the other (ComfyUI started and waited for, then the SDK
@@ -65,13 +65,13 @@ MOMENTS = ("comfyui_started", "first_job_take", "comfyui_answers", "first_image"
 
 
 def begun_at(pid: int) -> float:
-    """When a process was started, on the monotonic clock (to 10 ms, as the kernel counts)."""
+    """Return the start of a process on the monotonic clock (to 10 ms, as the kernel counts)."""
     ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     return ticks / os.sysconf("SC_CLK_TCK") + time.monotonic() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def answers(worker: WorkerProcess) -> tuple[int, bool]:
-    """The process id of the worker's ComfyUI (0: none yet), and whether it answers."""
+    """Return the process id of the worker's ComfyUI (0: none yet), and True if it answers."""
     try:
         pid = worker.comfyui_pid()
         words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
@@ -84,7 +84,7 @@ def answers(worker: WorkerProcess) -> tuple[int, bool]:
 
 
 def one_start(way: str, folder: Path, repo_list: str = "", **more: str) -> dict[str, float]:
-    """Seconds from the process's start to each of the moments; with ``repo_list`` the job has models to bring."""
+    """Return the seconds from the process's start to each moment; with ``repo_list`` the job has models to download."""
     command, env = WAYS[way]
     comfyui_path = os.environ.get("COMFYUI_PATH", str(SIMULATOR_PATH))
     own_folder = f" --base-directory '{folder}'" if comfyui_path == str(SIMULATOR_PATH) else ""
@@ -118,7 +118,7 @@ def one_start(way: str, folder: Path, repo_list: str = "", **more: str) -> dict[
 
 
 def tables(medians: dict[str, dict[str, float]], runs: int) -> tuple[str, Goal]:
-    """The page's table, and how much of the shorter of the two starts is hidden behind the other."""
+    """Return the page's table, and the goal: the share of the shorter start that is hidden behind the longer one."""
     rows = [
         f"| seconds after the process's start, medians of {runs} | ComfyUI started | first job-take | ComfyUI answers "
         "| first image |",

@@ -1,10 +1,10 @@
-"""How long it takes to bring five models: ours, verified, beside what people use otherwise, unverified.
+"""The time to download five models: ours, verified, beside what people use otherwise, unverified.
 
     python benchmarks/downloads.py [--size 512] [--reps 4] [--rate 50] [--connections 16] [--write]
 
 Serves random safetensors files from an nginx on loopback, once with a limit per connection (what storage hosts do) and
-once without, and prints a markdown table of medians with ratios. Peers that are not installed are left out, and said to
-be. Client and server share this machine's cores, so the ratios count and not the numbers. One connection at a time
+once without, and prints a markdown table of medians with ratios. Peers that are not installed are left out and named.
+Client and server share this machine's cores, so the ratios count and not the numbers. One connection at a time
 under the limit takes the same time whoever asks and whenever, so that is measured once, with requests.
 """
 
@@ -41,7 +41,7 @@ from worker.stop import Stop
 MiB = 1 << 20
 FILES = 5
 ONE_CONNECTION = {"requests": 1, "curl": 0, "curl+sha": 0}
-"""How often under the limit."""
+"""Runs under the limit."""
 PORTS = {"limited": 18181, "unlimited": 18180}
 NGINX = """
 worker_processes 2; pid {home}/nginx.pid; error_log {home}/error.log warn; daemon on; user {user};
@@ -115,7 +115,7 @@ METHODS: dict[str, tuple[str, Callable[[str, Path, dict[str, str]], None], str |
 
 
 def make_files(www: Path, size: int, count: int = FILES) -> dict[str, str]:
-    """Random safetensors files of ``size`` bytes; name -> SHA-256."""
+    """Make random safetensors files of ``size`` bytes. Return their names with their SHA-256."""
     names = {}
     for number in range(1, count + 1):
         start = header_only({"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}})
@@ -144,7 +144,7 @@ def nginx(home: Path, rate: int) -> Iterator[None]:
 
 
 def once(method: str, base: str, into: Path, names: dict[str, str], connections: int) -> dict[str, float]:
-    """One run in a process of its own; seconds, and CPU seconds of the client with its children."""
+    """Run a method once, in a process of its own. Return its seconds, and its CPU seconds with its children's."""
     for path in into.iterdir():
         path.unlink()
     argv = [sys.executable, __file__, "--child", method, base, str(into), json.dumps(names)]
@@ -176,8 +176,8 @@ def table(runs: dict[str, list[dict[str, float]]], total: int) -> str:
 
 def version(command: str) -> str:
     flag = "-v" if command == "nginx" else "--version"
-    said = subprocess.run([command, flag], capture_output=True, text=True, check=False)
-    return " ".join((said.stdout or said.stderr).splitlines()[0].split()[:3])
+    printed = subprocess.run([command, flag], capture_output=True, text=True, check=False)
+    return " ".join((printed.stdout or printed.stderr).splitlines()[0].split()[:3])
 
 
 def main() -> None:
@@ -201,7 +201,7 @@ def need_nginx() -> None:
 
 @contextmanager
 def served(size: int, count: int, rate: int) -> Iterator[tuple[dict[str, str], Path]]:
-    """An nginx with so many files; their names with SHA-256, and a folder in memory to bring them to."""
+    """Run an nginx with so many files. Yield their names with SHA-256, and a folder in memory to download them to."""
     memory = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
     with tempfile.TemporaryDirectory(prefix="bench-www-") as home, tempfile.TemporaryDirectory(dir=memory) as into:
         www = Path(home) / "www"
@@ -218,12 +218,12 @@ def measure(
     total = FILES * options.size * MiB
     peers = ", ".join(version(name) for name in ("curl", "aria2c", "nginx") if shutil.which(name))
     missing = {str(METHODS[name][2]) for name in METHODS.keys() - set(methods)}
-    said = [
+    parts = [
         f"{FILES} files of {options.size} MiB to memory, {options.reps} runs each in random order (one connection "
         f"under the limit: one run), ours with {options.connections} connections; requests {requests.__version__}, "
         f"{peers}."
     ]
-    said += [f"{name} is not installed: left out." for name in missing]
+    parts += [f"{name} is not installed: left out." for name in missing]
     goals = []
     for server, port in PORTS.items():
         runs: dict[str, list[dict[str, float]]] = {method: [] for method in methods}
@@ -233,10 +233,10 @@ def measure(
                     base = f"http://127.0.0.1:{port}"
                     runs[method].append(once(method, base, into, names, options.connections))
         limit = f"{options.rate} MiB/s a connection" if server == "limited" else "no limit"
-        said.append(f"**{limit}**\n\n{table(runs, total)}")
-        print(said[-1], flush=True)
+        parts.append(f"**{limit}**\n\n{table(runs, total)}")
+        print(parts[-1], flush=True)
         goals += [goal(server, runs)] if PEERS[server] in runs else []
-    return "\n\n".join(said), goals
+    return "\n\n".join(parts), goals
 
 
 PEERS = {"limited": "aria2c", "unlimited": "requests"}
@@ -244,11 +244,11 @@ TARGETS = {"limited": 0.95, "unlimited": 0.8}
 
 
 def goal(server: str, runs: dict[str, list[dict[str, float]]]) -> Goal:
-    """The speed of ours over the peer's: the median over the rounds, in each of which both ran."""
+    """Return the goal: our speed over the peer's, the median over the rounds, in each of which both ran."""
 
     def of(peer: str) -> float:
         pairs = zip(runs[peer], runs["ours"], strict=True)
-        return statistics.median(theirs["seconds"] / mine["seconds"] for theirs, mine in pairs)
+        return statistics.median(peers["seconds"] / ours["seconds"] for peers, ours in pairs)
 
     ratio = of(PEERS[server])
     checked = f"; {of('aria2c+sha'):.2f} of aria2c's that checks SHA-256 as well" if "aria2c+sha" in runs else ""

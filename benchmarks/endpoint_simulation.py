@@ -1,8 +1,8 @@
-"""What settings cost and how long callers wait: an endpoint of 1 to 1,000 workers, simulated.
+"""The cost of an endpoint's settings and the waits of its callers: 1 to 1,000 workers, simulated.
 
     python benchmarks/endpoint_simulation.py [--write]
 
-No network and no clock: the same numbers on every machine. The rules, the prices and where each number is from stand in
+No network and no clock: the same numbers on every machine. The rules, the prices and the source of each number are in
 benchmarks/simulation/settings.py. With --write the tables go into docs/scaling.md and the plots into docs/pictures
 (matplotlib; without it the plots are left as they are).
 """

@@ -19,7 +19,7 @@ SPEED, PEAK = 0.7, 2.5
 
 
 def rows_of(printed: str) -> dict[str, list[str]]:
-    """The tables' rows by their first cell."""
+    """Return the tables' rows by their first cell."""
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines() if line[:1] == "|"]
     return {row[0]: row[1:] for row in rows}
 

@@ -1,4 +1,4 @@
-"""Does it slow a job down that 200 callers ask for its status? Jobs alone and jobs watched take turns, in one run.
+"""Does it slow a job down if 200 callers poll its status? Jobs alone and jobs polled take turns, in one run.
 
 Two jobs: a sampler that mostly waits (as a GPU's host does), and pictures drawn on the CPU, which polls compete with.
 The time is the endpoint's own executionTime, from the worker's taking the job to its answer.
@@ -76,23 +76,23 @@ def pollers(url: str, count: int, every: float, stop: Event, results: multiproce
         latencies: list[float] = []
 
         async def one(number: int) -> None:
-            await asyncio.sleep(every * number / count)  # nobody makes them poll in step
+            await asyncio.sleep(every * number / count)  # spread over the interval, as real callers are
             await poll(url, every, stop, latencies)
 
         await asyncio.gather(*(one(number) for number in range(count)))
         return latencies
 
-    os.nice(19)  # callers are on machines of their own: here they may only have what nobody else wants
+    os.nice(19)  # real callers use machines of their own: here they get only idle CPU time
     results.put(asyncio.run(all_of_them()))
 
 
 def run_job(url: str, prompt: dict, count: int, every: float) -> tuple[float, list[float], float]:
-    """executionTime of one job in ms, the pollers' latencies, and how long they polled."""
+    """Run one job. Return its executionTime in ms, the pollers' latencies, and the seconds they polled."""
     session = requests.Session()
     session.headers.update(HEADERS)
     stop, results = multiprocessing.Event(), multiprocessing.Queue()
     crowd = None
-    if count:  # they are there before the job: their start is no part of it
+    if count:  # started before the job, so that their start is not measured
         last = session.post(f"{url}/run", json={"input": {"action": "inspect"}}, timeout=30).json()["id"]
         crowd = multiprocessing.Process(target=pollers, args=(f"{url}/status/{last}", count, every, stop, results))
         crowd.start()
@@ -131,13 +131,13 @@ def start_endpoint(base: Path) -> tuple[subprocess.Popen, str]:
 
 
 def cpu_s(pid: int) -> float:
-    """Processor time of one process so far, without its children: the endpoint's own."""
+    """Return the CPU time of one process so far, without its children."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def measure(process: subprocess.Popen, url: str, name: str, prompt: Callable[[int], dict], options: Namespace) -> str:
-    """The table's row of one kind of job."""
+    """Return the table's row of one kind of job."""
     run_job(url, prompt(10**6), 0, options.every)
     alone, watched, latencies, polled_s, cost_s = [], [], [], 0.0, 0.0
     for number in range(options.rounds):

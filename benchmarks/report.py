@@ -1,9 +1,9 @@
-"""Where a benchmark's tables go: between its markers in docs/benchmarks.md, with the machine they were taken on.
+"""The page of benchmarks: each one's tables, between its markers in docs/benchmarks.md, with the machine they ran on.
 
     report.publish("warm_job", table, goals, write=options.write)
 
-Each section keeps its goals beside its table, unseen, so that the summary at the top of the page can be made anew
-whichever benchmark ran last. What stands outside of the markers is written by hand and left alone.
+Each section keeps its goals in a comment beside its table, so that the summary at the top of the page is rebuilt
+whichever benchmark ran last. Text outside of the markers is written by hand and left alone.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _GOALS = re.compile(r"<!-- goals (?P<goals>\[.*\]) -->")
 
 @dataclass(frozen=True)
 class Goal:
-    """One row of the summary: a number to reach, and what this run reached.
+    """One row of the summary: a number to reach, and the one that this run reached.
 
-    ``missed`` says by how much it was missed; empty: it was met.
+    ``missed``: the distance to the goal; empty if it was met.
     """
 
     what: str
@@ -35,24 +35,24 @@ class Goal:
     missed: str = ""
 
     def row(self, anchor: str = "") -> str:
-        """The summary's line; ``anchor`` is the heading under which the page says why."""
+        """Return the summary's line; ``anchor`` is the heading under which the page gives the reason."""
         missed = f"[missed](#{anchor})" if anchor else "missed"
         verdict = f"{missed} by {self.missed}" if self.missed else "met"
         return f"| {self.what} | {self.target} | {self.measured} | {self.peer} | {verdict} |"
 
 
 def over(measured: float, limit: float, unit: str) -> str:
-    """By how much ``measured`` is above ``limit``, for :attr:`Goal.missed`; empty when it is not."""
+    """Return the excess of ``measured`` over ``limit``, for :attr:`Goal.missed`; empty if there is none."""
     return f"{measured - limit:.2g} {unit}".strip() if measured > limit else ""
 
 
 def under(measured: float, limit: float) -> str:
-    """By how much the ratio ``measured`` is below ``limit``; empty when it is not."""
+    """Return the lack of the ratio ``measured`` below ``limit``; empty if there is none."""
     return f"{limit - measured:.2f}" if measured < limit else ""
 
 
 def machine() -> str:
-    """The machine in one line, with how busy it was."""
+    """Describe the machine and its load in one line."""
     cpu = _value("/proc/cpuinfo", "model name")
     memory = int(_value("/proc/meminfo", "MemTotal").partition(" ")[0] or 0)
     load = os.getloadavg()[0]
@@ -63,7 +63,7 @@ def machine() -> str:
 
 
 def arguments(doc: str | None) -> argparse.ArgumentParser:
-    """A parser with ``--write``."""
+    """Return a parser with ``--write``."""
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     parser.add_argument("--write", action="store_true", help=f"put the tables into {PAGE.name} as well")
     return parser
@@ -72,7 +72,7 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
 def publish(
     section: str, text: str, goals: Sequence[Goal] = (), *, write: bool, page: Path = PAGE, measured: bool = True
 ) -> None:
-    """Print the tables; with ``write`` put them between the section's markers and make the summary anew.
+    """Print the tables; with ``write``, put them between the section's markers and rebuild the summary.
 
     ``measured``: the numbers depend on the machine, so it is named with them.
     """
@@ -90,7 +90,7 @@ def publish(
 
 
 def summary(page: str) -> str:
-    """The table of all goals on the page, in the page's order."""
+    """Return the table of all goals on the page, in the page's order."""
     rows = ["| what | target | measured | beside a peer, same run | |", "|---|---|---|---|---|"]
     for section in re.findall(r"<!-- /(\w+) -->", page):
         for found in _GOALS.finditer(_between(page, section)):
@@ -110,13 +110,13 @@ def _between(page: str, section: str) -> str:
 
 
 def _anchor(page: str, section: str) -> str:
-    """The heading above a section, as GitHub links to it."""
+    """Return the anchor that GitHub gives the heading above a section."""
     headings: list[str] = re.findall(r"^#+ (.*)$", page.partition(f"<!-- {section} -->")[0], re.MULTILINE)
     return re.sub(r"[^\w\- ]", "", headings[-1].lower()).replace(" ", "-") if headings else ""
 
 
 def _value(path: str, name: str) -> str:
-    """What a file of ``name : value`` lines says; empty when it does not."""
+    """Return a value from a file of ``name : value`` lines; empty if it has none."""
     try:
         lines = Path(path).read_text().splitlines()
     except OSError:

@@ -51,7 +51,7 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def plain(folder: Path) -> str:
-    """Base64 and JSON, as fast as memory allows."""
+    """Return base64 in JSON, as fast as memory allows."""
     images = [
         {"filename": path.name, "b64": pybase64.b64encode_as_string(path.read_bytes())} for path in files_in(folder)
     ]
@@ -59,7 +59,7 @@ def plain(folder: Path) -> str:
 
 
 def answer(folder: Path, image_format: str = "original") -> dict[str, Any]:
-    """What the handler returns."""
+    """Return the handler's answer."""
     files = [OutputFile(Output("9", path.name, "", "output"), path) for path in files_in(folder)]
     delivery = Delivery(
         DeliveryOptions("base64", image_format, 80, False, 1000, None), RenderedFrom("job", {}), files, Stop()
@@ -68,24 +68,24 @@ def answer(folder: Path, image_format: str = "original") -> dict[str, Any]:
 
 
 def handler(folder: Path) -> int:
-    """The worker's whole way from the files to the measured answer."""
+    """Make the worker's answer from the files. Return the size of its base64."""
     return sum(len(entry["b64"]) for entry in answer(folder)["images"])
 
 
 def ours(folder: Path) -> str:
-    """The same, and the JSON that the SDK makes of it."""
+    """Return the same as the JSON that the SDK makes of it."""
     return json.dumps(answer(folder), ensure_ascii=False)
 
 
 def webp(folder: Path) -> int:
-    """What the handler returns when every picture is converted."""
+    """Do the same with every picture converted."""
     return sum(len(entry["b64"]) for entry in answer(folder, "webp")["images"])
 
 
 def delivered(folder: Path) -> int:
-    """A job in the SDK, its result posted to a platform that throws it away."""
-    from worker.memory import lower_mmap_threshold
-    from worker.runpod_sdk.streamed_results import stream_large_results, without_debug_dump
+    """Run a job in the SDK and post its result to a platform that discards it."""
+    from worker.memory import give_back_large_blocks
+    from worker.runpod_sdk.streamed_results import send_in_pieces, unprinted
 
     assert stream_large_results()
     lower_mmap_threshold()
@@ -93,7 +93,7 @@ def delivered(folder: Path) -> int:
 
 
 def sdk_alone(folder: Path) -> int:
-    """The same as the SDK does it."""
+    """Do the same with the SDK's own way of sending."""
     return _in_sdk(folder, lambda handler: handler)
 
 
@@ -117,7 +117,7 @@ def _in_sdk(folder: Path, wrapped: Callable[..., Any]) -> int:
 
 
 def upload(folder: Path) -> str:
-    """The worker's upload of a video."""
+    """Upload a video as the worker does."""
     path = folder / "video.mp4"
     config = json.loads(os.environ["S3_CONFIG"])
     keys = Keys(config["accessId"], config["accessSecret"])
@@ -128,7 +128,7 @@ def upload(folder: Path) -> str:
 
 
 def boto(folder: Path) -> str:
-    """boto3's own upload_file, as RunPod's rp_upload and its users call it."""
+    """Upload it with boto3's own upload_file, as RunPod's rp_upload and its users do."""
     import boto3
 
     config = json.loads(os.environ["S3_CONFIG"])
@@ -151,14 +151,14 @@ WAYS: dict[str, Callable[[Path], str | int]] = {
 
 
 def high_water_mb() -> float:
-    """What this process has had in memory at most. Not ru_maxrss: that one begins with the parent's."""
+    """Return this process's peak memory. Not ru_maxrss: that one starts with the parent's."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 def child(way: str, folder: Path, rounds: int) -> None:
     if "RUNPOD_WEBHOOK_POST_OUTPUT" in os.environ:
-        import runpod  # noqa: F401 - no part of an answer's memory
+        import runpod  # noqa: F401 - its memory is not the answer's
     before, times = high_water_mb(), []
     for _ in range(rounds):
         started = time.perf_counter()
@@ -189,7 +189,7 @@ def noise_png(size: int) -> bytes:
 
 @contextmanager
 def platform_at() -> Iterator[dict[str, str]]:
-    """A platform that takes results and throws them away; the environment that the SDK finds it by."""
+    """Run a platform that discards results. Yield the environment that leads the SDK to it."""
 
     class Sink(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

@@ -72,7 +72,7 @@ def high_water_mb() -> float:
 
 
 def child(way: str, folder: str) -> None:
-    """One job; imports are no part of it, as a worker has made them long before."""
+    """Run one job, without the imports, which a worker has done long before."""
     config = json.loads(os.environ["S3_CONFIG"])
     import boto3  # noqa: F401
 

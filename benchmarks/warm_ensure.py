@@ -3,7 +3,7 @@
     python benchmarks/warm_ensure.py [--repeat 30] [--write]
 
 Sparse files with real safetensors headers (checkpoints of 2500 tensors, LoRAs and VAEs of 500), listed by a repo_list
-of as many lines. Three ways of knowing that all is there, in one run on one disk, medians in milliseconds:
+of as many lines. Three ways to find that all are present, in one run on one disk, medians in milliseconds:
 
 * ours: the whole of ``ModelManager.prepare`` (list, manifest, folders, one stat a file, what to prune, the report, the
   claim against other workers, given up at the end);
@@ -44,7 +44,7 @@ SAMPLE_BYTES = 256 << 20
 
 
 class NoNetwork:
-    """A source that must not be asked."""
+    """A source that fails if it is used."""
 
     def resolve(self, lines: list[RepoLine], stop: Stop) -> list[ModelFile]:
         raise AssertionError("a warm job must not ask the network")
@@ -54,7 +54,7 @@ class NoNetwork:
 
 
 def header(tensors: int, each: int) -> tuple[bytes, int]:
-    """A safetensors header of so many tensors of ``each`` bytes, and the bytes that follow it."""
+    """Return a safetensors header of so many tensors of ``each`` bytes, and the number of bytes after it."""
     facts = {
         f"lora_unet_down_blocks_{number}_attn1_to_q.lora_up.weight": {
             "dtype": "F16",
@@ -75,7 +75,7 @@ HEADERS = {
 
 
 def build(root: Path, count: int) -> str:
-    """Make ``count`` models and a manifest that knows them; the repo_list that lists them."""
+    """Make ``count`` models and a manifest of them. Return the repo_list that lists them."""
     manager = make_manager(root)
     entries = {}
     lines = []
@@ -129,7 +129,7 @@ def check_headers(root: Path) -> None:
 
 
 def hash_speed() -> float:
-    """Bytes a second of SHA-256 on one core, data in memory."""
+    """Return the speed of SHA-256 on one core, in bytes per second."""
     block = os.urandom(4 << 20)
     digest = hashlib.sha256()
     started = time.perf_counter()
@@ -149,7 +149,7 @@ def median_ms(repeat: int, work: Callable[[], object], before: Callable[[], obje
 
 
 def measure(root: Path, count: int, repeat: int, speed: float) -> tuple[str, Goal]:
-    """The table's row, and the goal by the slowest of our three ways."""
+    """Return the table's row, and the goal by the slowest of our three ways."""
     repo_list = build(root, count)
     manager = make_manager(root)
 

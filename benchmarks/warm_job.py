@@ -50,7 +50,7 @@ PROMPT = {
 
 
 def straightforward_job(url: str) -> dict:
-    """What worker-comfyui's handler does for a job without inputs: a new connection for each of its calls."""
+    """Run a job as worker-comfyui's handler does: a new connection for each call."""
     requests.get(url, timeout=5)
     client_id = str(uuid.uuid4())
     socket = websocket.create_connection(f"ws{url[4:]}/ws?clientId={client_id}", timeout=10)
@@ -93,11 +93,9 @@ async def measure(jobs: int) -> dict[str, list[float]]:
             answer = await worker.handle({"id": "job", "input": {"prompt": PROMPT}})
             own["ours"].append((time.perf_counter() - started) * 1e3 - execution_ms(url, answer["prompt_id"]))
             started = time.perf_counter()
-            theirs = await asyncio.to_thread(straightforward_job, url)
-            own["straightforward"].append(
-                (time.perf_counter() - started) * 1e3 - execution_ms(url, theirs["prompt_id"])
-            )
-            assert theirs["images"][0]["data"] == answer["images"][0]["b64"], "the two returned different pictures"
+            peers = await asyncio.to_thread(straightforward_job, url)
+            own["straightforward"].append((time.perf_counter() - started) * 1e3 - execution_ms(url, peers["prompt_id"]))
+            assert peers["images"][0]["data"] == answer["images"][0]["b64"], "the two returned different pictures"
     finally:
         worker.runner.stop()
     return own

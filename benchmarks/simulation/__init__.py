@@ -1,1 +1,1 @@
-"""A discrete-event simulation of a serverless endpoint: what settings cost, and how long callers wait. No network."""
+"""A discrete-event simulation of a serverless endpoint: the cost of its settings and its callers' waits."""

@@ -28,7 +28,7 @@ def lines(
     scale: str = "log",
     wait_scale: str = "linear",
 ) -> None:
-    """Two panels over the same x: what 1,000 pictures cost, and how long 19 of 20 callers wait at most."""
+    """Draw two panels over the same x: the cost of 1,000 pictures, and the longest wait of 19 of 20 callers."""
     mpl.rcParams.update({"svg.hashsalt": "fixed", "font.size": 10, "svg.fonttype": "none"})
     figure, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     figure.suptitle(title)

@@ -1,7 +1,7 @@
-"""What an endpoint is set to, what it costs and how long its parts take, each with where the number is from.
+"""The settings of an endpoint, its prices and the times of its parts, each with the source of its number.
 
 Prices and rules are RunPod's as documented in November 2026; times are this project's measurements where there are
-any. What nobody publishes is marked "assumed": change it and run again.
+any. Unpublished numbers are marked "assumed": change them and run again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ MONTH_S = 730 * 3600.0
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class EndpointSettings:
     """The settings of one endpoint and of its workers. Sizes in GB, speeds in MB/s, times in seconds, money in USD."""
 
     max_workers: int = 3
@@ -20,11 +20,11 @@ class Endpoint:
     active_workers: int = 0
     """Always on, at ``active_price``; the default is 0 (same page)."""
     idle_timeout_s: float = 5.0
-    """How long a worker waits for another job before it stops; billed. The default is 5 s (same page)."""
+    """Idle time of a worker before it stops; billed. The default is 5 s (same page)."""
     scaler: str = "queue delay"
     """``queue delay`` or ``request count`` (same page, "Auto-scaling type")."""
     queue_delay_s: float = 4.0
-    """A job that has waited so long starts a worker; the default (same page)."""
+    """A job that has waited this long starts a worker; the default (same page)."""
     request_count: int = 4
     """Workers wanted: ceil((queued + running) / this); the default (same page)."""
 
@@ -46,8 +46,8 @@ class Endpoint:
     flash_s: float = 2.0
     """Start of a worker whose state FlashBoot kept (assumed; RunPod gives no number)."""
     flash_kept_s: float = 0.0
-    """How long a stopped worker's state, its disk included, is kept (assumed; "for some time", same page). 0: never,
-    as "container disk is lost when the worker stops" (docs.runpod.io/serverless/storage/overview) says."""
+    """Time for which a stopped worker's state, its disk included, is kept (assumed; "for some time", same page). 0:
+    never, as "container disk is lost when the worker stops" (docs.runpod.io/serverless/storage/overview)."""
 
     download_mb_s: float = 400.0
     """Of one worker over all its connections: 16 of 27 MB/s each, which is what single streams from Civitai were
@@ -57,7 +57,7 @@ class Endpoint:
     volume_mb_s: float = 300.0
     """Reading and writing a network volume: 200 to 400 MB/s (docs.runpod.io/storage/network-volumes)."""
     read_ahead: bool = True
-    """While ComfyUI starts, models that are there are read into memory (worker/models/page_cache.py)."""
+    """While ComfyUI starts, models on the disk are read into memory (worker/models/page_cache.py)."""
     memory_gb: float = 24.0
     """Files that the kernel still has in memory after they were read or written (assumed)."""
     memory_mb_s: float = 6000.0
@@ -75,7 +75,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Workload:
-    """Who asks for what, and when."""
+    """The jobs: their arrivals, their models and their times."""
 
     jobs_per_s: float = 0.1
     arrivals: str = "steady"

@@ -1,69 +1,69 @@
-"""Where models lie: a worker's own disk, pruned after each job, or one network volume; and what memory still has."""
+"""The places of models: a worker's own disk, pruned after each job, or one network volume; and the page cache."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 
-from benchmarks.simulation.settings import Endpoint
+from benchmarks.simulation.settings import EndpointSettings
 
 Models = tuple[tuple[str, float], ...]
 
 
 class OwnDisk:
-    """A worker's own: what a job does not list goes, but for the most recently used ``keep_gb``."""
+    """A worker's own disk: models that a job does not list are deleted, except the most recently used ``keep_gb``."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: EndpointSettings) -> None:
         self._speed, self._keep_gb, self._baked = endpoint.download_mb_s, endpoint.keep_gb, endpoint.baked
         self.read_mb_s = endpoint.disk_read_mb_s
-        self._there: OrderedDict[str, float] = OrderedDict()
+        self._models: OrderedDict[str, float] = OrderedDict()
 
-    def bring(self, models: Models, now: float) -> tuple[float, set[str]]:
-        """When all are there, and which were downloaded."""
-        missing = [(name, size) for name, size in models if name not in self._there and not self._baked]
+    def fetch(self, models: Models, now: float) -> tuple[float, set[str]]:
+        """Return the time at which all are present, and the names of those downloaded."""
+        missing = [(name, size) for name, size in models if name not in self._models and not self._baked]
         for name, size in models:
-            self._there[name] = size
-            self._there.move_to_end(name)
+            self._models[name] = size
+            self._models.move_to_end(name)
         self._prune({name for name, _ in models})
         return now + sum(size for _, size in missing) * 1000 / self._speed, {name for name, _ in missing}
 
     def _prune(self, listed: set[str]) -> None:
-        unlisted = sum(size for name, size in self._there.items() if name not in listed)
-        for name in [name for name in self._there if name not in listed]:
+        unlisted = sum(size for name, size in self._models.items() if name not in listed)
+        for name in [name for name in self._models if name not in listed]:
             if unlisted <= self._keep_gb:
                 return
-            unlisted -= self._there.pop(name)
+            unlisted -= self._models.pop(name)
 
 
 class Volume:
-    """One for all workers: nothing is pruned, and what one worker brings the others wait for."""
+    """One volume for all workers: nothing is pruned, and workers wait for each other's downloads."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: EndpointSettings) -> None:
         self._speed = min(endpoint.download_mb_s, endpoint.volume_mb_s)
         self.read_mb_s = endpoint.volume_mb_s
-        self._there_at: dict[str, float] = {}
+        self._present_at: dict[str, float] = {}
         self.gb = 0.0
 
-    def bring(self, models: Models, now: float) -> tuple[float, set[str]]:
-        """When all are there, and which this worker downloaded."""
-        missing = [(name, size) for name, size in models if name not in self._there_at]
+    def fetch(self, models: Models, now: float) -> tuple[float, set[str]]:
+        """Return the time at which all are present, and the names of those this worker downloads."""
+        missing = [(name, size) for name, size in models if name not in self._present_at]
         size = sum(size for _, size in missing)
         self.gb += size
-        self._there_at.update({name: now + size * 1000 / self._speed for name, _ in missing})
-        return max([now, *(self._there_at[name] for name, _ in models)]), {name for name, _ in missing}
+        self._present_at.update({name: now + size * 1000 / self._speed for name, _ in missing})
+        return max([now, *(self._present_at[name] for name, _ in models)]), {name for name, _ in missing}
 
 
 class Memory:
-    """A worker's: the models on the GPU are the last job's, and the kernel still has the files used most recently."""
+    """A worker's memory: the last job's models on the GPU, the most recently used files in the page cache."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: EndpointSettings) -> None:
         self._speed, self._room_gb = endpoint.memory_mb_s, endpoint.memory_gb
         self._files: OrderedDict[str, float] = OrderedDict()
         self._on_gpu: set[str] = set()
 
     def load_s(self, models: Models, read_mb_s: float, fresh: set[str], ahead_s: float = 0.0) -> float:
-        """Seconds until a job's models are on the GPU.
+        """Return the seconds until a job's models are on the GPU.
 
-        Those in ``fresh`` were written here a moment ago; for ``ahead_s`` the others were already being read.
+        Those in ``fresh`` were just downloaded; the others have been read ahead for ``ahead_s``.
         """
         seconds, read_s, at_least_s = 0.0, 0.0, 0.0
         for name, size in models:

@@ -1,4 +1,4 @@
-"""Jobs as callers send them: when, which models, how long on the GPU. Pure and seeded."""
+"""Jobs as callers send them: arrival, models, GPU time. Pure and seeded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BURST_FACTOR = 10
 
 
 @dataclass(frozen=True)
-class Job:
+class SimulatedJob:
     """One job: ``models`` maps each model's name to its GB, the checkpoint first."""
 
     number: int
@@ -28,8 +28,8 @@ class Job:
     render_s: float
 
 
-def jobs(load: Workload, seed: int) -> Iterator[Job]:
-    """``load.jobs`` jobs in the order of their arrival."""
+def jobs(load: Workload, seed: int) -> Iterator[SimulatedJob]:
+    """Yield ``load.jobs`` jobs in the order of their arrival."""
     times = {"steady": _steady, "bursty": _bursty, "daily": _daily}[load.arrivals]
     chance = random.Random(seed)
     arrivals = times(load.jobs_per_s, random.Random(seed + 1))
@@ -39,7 +39,7 @@ def jobs(load: Workload, seed: int) -> Iterator[Job]:
         models = {pick_checkpoint(chance): load.checkpoint_gb} if load.checkpoints else {}
         models |= {pick_lora(chance): load.lora_gb for _ in range(load.loras_per_job if load.loras else 0)}
         render = load.render_s * math.exp(chance.gauss(0, load.render_spread))
-        yield Job(number, at, tuple(models.items()), render)
+        yield SimulatedJob(number, at, tuple(models.items()), render)
 
 
 def _zipf(kind: str, count: int, power: float) -> Callable[[random.Random], str]:
@@ -61,7 +61,7 @@ def _bursty(rate: float, chance: random.Random) -> Iterator[float]:
 
 
 def _daily(rate: float, chance: random.Random) -> Iterator[float]:
-    """From 0.1 of the mean rate at midnight to 1.9 of it at noon."""
+    """Yield arrivals at 0.1 of the mean rate at midnight to 1.9 of it at noon."""
     for at in _steady(rate * 1.9, chance):
         if chance.random() * 1.9 < 1 - 0.9 * math.cos(2 * math.pi * at / DAY_S):
             yield at

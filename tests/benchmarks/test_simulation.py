@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.simulation.endpoint import Simulation
-from benchmarks.simulation.settings import MONTH_S, Endpoint, Workload
+from benchmarks.simulation.settings import MONTH_S, EndpointSettings, Workload
 from benchmarks.simulation.store import Memory, OwnDisk, Volume
-from benchmarks.simulation.workload import DAY_S, Job, jobs
+from benchmarks.simulation.workload import DAY_S, SimulatedJob, jobs
 
 CKPT = (("a", 4.0),)
 OTHER = (("b", 4.0),)
-PLAIN = Endpoint(
+PLAIN = EndpointSettings(
     max_workers=1, idle_timeout_s=5, queue_delay_s=4, start_s=10, take_s=2, download_mb_s=400, disk_read_mb_s=2000
 )  # 4 GB: 10 s to download, 2 s to load from the disk, 0.667 s from memory
 FROM_MEMORY_S = 4.0 / 6
@@ -24,12 +24,12 @@ LOADS = [
     for checkpoints in (1, 8)
 ]
 ENDPOINTS = [
-    Endpoint(max_workers=1),
-    Endpoint(max_workers=8, keep_gb=20, idle_timeout_s=60),
-    Endpoint(max_workers=8, volume=True),
-    Endpoint(max_workers=8, scaler="request count", request_count=1),
-    Endpoint(max_workers=6, active_workers=2, flash_kept_s=120),
-    Endpoint(max_workers=6, baked=True, take_s=15),
+    EndpointSettings(max_workers=1),
+    EndpointSettings(max_workers=8, keep_gb=20, idle_timeout_s=60),
+    EndpointSettings(max_workers=8, volume=True),
+    EndpointSettings(max_workers=8, scaler="request count", request_count=1),
+    EndpointSettings(max_workers=6, active_workers=2, flash_kept_s=120),
+    EndpointSettings(max_workers=6, baked=True, take_s=15),
 ]
 
 
@@ -38,7 +38,7 @@ def run(endpoint, *jobs_there):
 
 
 def job(number, at, models=CKPT, render_s=12.0):
-    return Job(number, at, models, render_s)
+    return SimulatedJob(number, at, models, render_s)
 
 
 @pytest.mark.parametrize("load", LOADS, ids=lambda load: f"{load.arrivals}-{load.checkpoints}")
@@ -55,7 +55,7 @@ def test_every_job_is_served_once_and_every_second_of_a_worker_is_on_the_bill_on
 
 
 def test_the_cost_is_the_billed_seconds_at_their_prices_with_the_disks_and_the_volume():
-    endpoint = Endpoint(max_workers=4, active_workers=1, volume=True, container_gb=40)
+    endpoint = EndpointSettings(max_workers=4, active_workers=1, volume=True, container_gb=40)
     outcome = Simulation(endpoint, seed=1).run(jobs(Workload(jobs=300, jobs_per_s=0.3), seed=1))
     bill = outcome.bill
     assert bill.flex_s > 0
@@ -66,7 +66,7 @@ def test_the_cost_is_the_billed_seconds_at_their_prices_with_the_disks_and_the_v
 
 
 def test_one_seed_gives_one_outcome_and_another_seed_another():
-    load, endpoint = Workload(jobs=400, jobs_per_s=0.3), Endpoint(max_workers=5, keep_gb=10)
+    load, endpoint = Workload(jobs=400, jobs_per_s=0.3), EndpointSettings(max_workers=5, keep_gb=10)
     first, again, other = (Simulation(endpoint, seed).run(jobs(load, seed)) for seed in (7, 7, 8))
     assert (first.served, first.bill) == (again.served, again.bill)
     assert first.served != other.served
@@ -125,24 +125,24 @@ def test_the_request_count_starts_one_worker_for_so_many_jobs():
 
 def test_pruning_keeps_the_list_and_the_budget_of_the_most_recently_used():
     disk = OwnDisk(replace(PLAIN, keep_gb=4.0))
-    assert disk.bring(CKPT, 0.0) == (10.0, {"a"})
-    assert disk.bring(OTHER, 0.0) == (10.0, {"b"})
-    assert disk.bring(CKPT, 0.0) == (0.0, set())
-    assert disk.bring((("c", 4.0),), 0.0)[1] == {"c"}
-    assert disk.bring(CKPT, 0.0)[1] == set()
-    assert disk.bring(OTHER, 0.0)[1] == {"b"}, "the least recently used one was over the budget"
+    assert disk.fetch(CKPT, 0.0) == (10.0, {"a"})
+    assert disk.fetch(OTHER, 0.0) == (10.0, {"b"})
+    assert disk.fetch(CKPT, 0.0) == (0.0, set())
+    assert disk.fetch((("c", 4.0),), 0.0)[1] == {"c"}
+    assert disk.fetch(CKPT, 0.0)[1] == set()
+    assert disk.fetch(OTHER, 0.0)[1] == {"b"}, "the least recently used one was over the budget"
 
 
 def test_without_a_budget_only_the_list_stays():
     disk = OwnDisk(PLAIN)
-    assert [disk.bring(models, 0.0)[1] for models in (CKPT, OTHER, CKPT)] == [{"a"}, {"b"}, {"a"}]
+    assert [disk.fetch(models, 0.0)[1] for models in (CKPT, OTHER, CKPT)] == [{"a"}, {"b"}, {"a"}]
 
 
 def test_on_a_volume_a_model_is_downloaded_once_and_the_others_wait_for_it():
     volume = Volume(replace(PLAIN, volume_mb_s=200))
-    assert volume.bring(CKPT, 0.0) == (20.0, {"a"})
-    assert volume.bring(CKPT, 5.0) == (20.0, set())
-    assert volume.bring(CKPT, 50.0) == (50.0, set())
+    assert volume.fetch(CKPT, 0.0) == (20.0, {"a"})
+    assert volume.fetch(CKPT, 5.0) == (20.0, set())
+    assert volume.fetch(CKPT, 50.0) == (50.0, set())
     assert volume.gb == 4.0
 
 
@@ -170,7 +170,7 @@ def test_what_was_read_ahead_while_comfyui_started_need_not_be_waited_for():
 
 def test_one_worker_that_is_always_on_waits_as_the_queue_of_one_server_does():
     """M/D/1: the mean wait is rho * D / (2 * (1 - rho)) (Pollaczek and Khinchine)."""
-    endpoint = Endpoint(max_workers=1, active_workers=1, start_s=0, take_s=0)
+    endpoint = EndpointSettings(max_workers=1, active_workers=1, start_s=0, take_s=0)
     for rho in (0.3, 0.6, 0.8):
         load = Workload(jobs_per_s=rho / 12, render_spread=0, checkpoints=0, loras=0, jobs=60_000)
         waits = [served.waited_s for served in Simulation(endpoint).run(jobs(load, 11)).served]
@@ -179,13 +179,15 @@ def test_one_worker_that_is_always_on_waits_as_the_queue_of_one_server_does():
 
 def test_a_larger_budget_never_downloads_more_and_a_longer_idle_time_never_starts_more_often():
     load = Workload(jobs=2000, jobs_per_s=0.05, checkpoints=10)
-    always_on = Endpoint(max_workers=1, active_workers=1)
+    always_on = EndpointSettings(max_workers=1, active_workers=1)
     files = [
         sum(served.downloads for served in Simulation(replace(always_on, keep_gb=gb)).run(jobs(load, 3)).served)
         for gb in (0, 10, 20, 40, 80)
     ]
     assert files == sorted(files, reverse=True)
-    lives = [Simulation(Endpoint(max_workers=1, idle_timeout_s=s)).run(jobs(load, 3)).lives for s in (1, 10, 60, 600)]
+    lives = [
+        Simulation(EndpointSettings(max_workers=1, idle_timeout_s=s)).run(jobs(load, 3)).lives for s in (1, 10, 60, 600)
+    ]
     assert lives == sorted(lives, reverse=True)
 
 
