@@ -29,8 +29,7 @@ def main() -> None:
 
 
 async def _serve(options: Options, key: ClientKey) -> None:
-    endpoint = Endpoint(options, key.value)
-    stop = asyncio.Event()
+    endpoint, stop = Endpoint(options, key.value), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: endpoint.hurry() if stop.is_set() else stop.set())

@@ -14,11 +14,11 @@ EXECUTION_TIMEOUT_MS = (5_000, DAY7_MS)  # RunPod's own bounds (docs: send-reque
 TTL_MS = (10_000, DAY7_MS)
 
 
-class BadRequestError(ValueError):
+class BadRequestError(Exception):
     """The body cannot be used; the message gives the reason. Answered with 400."""
 
 
-class ForbiddenError(ValueError):
+class ForbiddenError(Exception):
     """The body asks for something this endpoint was not started with. Answered with 403."""
 
 
@@ -45,8 +45,6 @@ def parse_json(raw: bytes) -> Any:
         raise BadRequestError("the body is nested too deeply") from None
     except UnicodeDecodeError:
         raise BadRequestError("the body is not UTF-8") from None
-    except BadRequestError:
-        raise
     except ValueError as error:
         raise BadRequestError(f"the body is not JSON: {error}") from None
 

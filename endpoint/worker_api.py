@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 from typing import Any
 
 from aiohttp import web
@@ -66,15 +67,15 @@ class WorkerApi:
         def take() -> list[bytes] | None:
             if worker.is_leaving or request.transport is None or request.transport.is_closing():
                 return []
-            found = (self._queue.take(worker.id) for _ in range(batch_size or 1))
-            return [job for job in found if job is not None] or None
+            waiting = iter(lambda: self._queue.take(worker.id), None)
+            return list(islice(waiting, batch_size or 1)) or None
 
         jobs = await self._queue.changed.wait_for(take, POLL_S)
         if not jobs:
-            return await self._nothing(worker)
+            return await self._no_content(worker)
         return answer(jobs[0] if batch_size is None else b"[" + b",".join(jobs) + b"]")
 
-    async def _nothing(self, worker: WorkerHandle) -> web.Response:
+    async def _no_content(self, worker: WorkerHandle) -> web.Response:
         if worker.is_leaving:
             await asyncio.sleep(LEAVING_PAUSE_S)  # it polls on until it handles its SIGTERM
         return web.Response(status=204)
@@ -85,7 +86,7 @@ class WorkerApi:
             lambda: [] if worker.is_leaving else worker.jobs_to_stop() or None, POLL_S
         )
         if not ids:
-            return await self._nothing(worker)
+            return await self._no_content(worker)
         asyncio.get_running_loop().call_later(STOP_AGAIN_S, self._queue.changed.notify)
         return answer({"jobsToStop": ids})
 

@@ -86,7 +86,7 @@ class Engine:
         address = ["--listen", "127.0.0.1", "--port", str(self.port), "--preview-method", "auto"]
         return [*address, *folders, "--disable-auto-launch", *(["--enable-cors-header"] if cors else [])]
 
-    # -- life --
+    # -- start and end --
 
     def wait_until_ready(self, timeout: float = 90) -> None:
         def answers() -> bool:
@@ -118,7 +118,7 @@ class Engine:
     def log_text(self) -> str:
         return self._log.read_text(errors="replace")
 
-    # -- talking --
+    # -- requests --
 
     def get(self, path: str, **options: Any) -> requests.Response:
         return requests.get(self.url + path, timeout=20, **options)
@@ -175,21 +175,21 @@ class Client:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.socket.close()
-        self._raw.close()  # which the library forgets when the other side was first
+        self._raw.close()  # the library leaves it open if the server closed first
 
     def post(self, prompt: dict[str, Any], **more: Any) -> requests.Response:
         return self.engine.post("/prompt", json={"prompt": prompt, "client_id": self.id, **more})
 
     def receive(self) -> Any:
-        """Answer the next frame: an object, or bytes."""
+        """Return the next frame: an object, or bytes."""
         frame = self.socket.recv()
         if frame == "":
             raise ConnectionError("the engine closed the socket")
         return frame if isinstance(frame, bytes) else json.loads(frame)
 
-    def until(self, wanted: Callable[[Any], bool]) -> list[Any]:
+    def until(self, is_last: Callable[[Any], bool]) -> list[Any]:
         frames: list[Any] = []
-        while not frames or not wanted(frames[-1]):
+        while not frames or not is_last(frames[-1]):
             frames.append(self.receive())
         return frames
 
@@ -202,7 +202,7 @@ class Client:
 
 
 class Run:
-    """What one prompt gave: the answer to its post, the frames until its end, its history."""
+    """The results of one prompt: the answer to its post, the frames until its end, its history."""
 
     def __init__(self, response: requests.Response, frames: list[Any], history: dict[str, Any] | None) -> None:
         self.response = response
