@@ -46,7 +46,7 @@ async def _serve(options: Options, key: ClientKey) -> None:
 
 
 async def _announce(endpoint: Endpoint, options: Options, key: ClientKey) -> None:
-    await endpoint.wait_until_ready()
+    await endpoint.pool.ready.wait()
     if key.is_new:
         print(f"key (shown this once, kept in {options.data_dir / 'api_key'}): {key.value}")  # noqa: T201
     print(endpoint.url, flush=True)  # noqa: T201 - scripts wait for this line

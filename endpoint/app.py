@@ -88,10 +88,6 @@ class Endpoint:
         for number in range(1, self._options.workers + 1):
             self._slots.append(WorkerSlot(number, self.queue, self.pool, self._options, self.worker_url))
 
-    async def wait_until_ready(self) -> None:
-        """Wait until a worker has asked for a job."""
-        await self.pool.ready.wait()
-
     async def stop(self) -> None:
         """Take no more jobs, let the running ones finish within the grace, and end everything."""
         self._is_stopping = True
