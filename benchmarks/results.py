@@ -84,8 +84,8 @@ def webp(folder: Path) -> int:
 
 def delivered(folder: Path) -> int:
     """Run a job in the SDK and post its result to a platform that discards it."""
-    from worker.memory import give_back_large_blocks
-    from worker.runpod_sdk.streamed_results import send_in_pieces, unprinted
+    from worker.memory import lower_mmap_threshold
+    from worker.runpod_sdk.streamed_results import stream_large_results, without_debug_dump
 
     assert stream_large_results()
     lower_mmap_threshold()
