@@ -43,9 +43,18 @@ NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {}
 EXTENSION_WEB_DIRS: dict[str, str] = {}
 LOADED_MODULE_DIRS: dict[str, str] = {}
 
+
+def _add_built_in_nodes(module: ModuleType) -> None:
+    """Add each public class with a FUNCTION that the module defines, under its own name."""
+    for name, kind in vars(module).items():
+        if hasattr(kind, "FUNCTION") and kind.__module__ == module.__name__ and not name.startswith("_"):
+            NODE_CLASS_MAPPINGS[name] = kind
+            if hasattr(kind, "DISPLAY_NAME"):
+                NODE_DISPLAY_NAME_MAPPINGS[name] = kind.DISPLAY_NAME
+
+
 for _module in _BUILTIN:
-    NODE_CLASS_MAPPINGS.update(_module.NODE_CLASS_MAPPINGS)
-    NODE_DISPLAY_NAME_MAPPINGS.update(_module.NODE_DISPLAY_NAME_MAPPINGS)
+    _add_built_in_nodes(_module)
 
 
 def init_external_custom_nodes() -> None:

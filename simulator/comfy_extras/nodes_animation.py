@@ -14,8 +14,6 @@ from comfy.cli_args import args
 from comfy_extras.nodes_images import Images
 
 _PROMPT_TAG, _FIRST_EXTRA_TAG = 0x0110, 0x010F  # EXIF's Model, then Make and downwards
-_FPS = ("FLOAT", {"default": 6.0, "min": 0.01, "max": 1000.0, "step": 0.01})
-_HIDDEN = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
 
 
 def _output_file(filename_prefix: str, images: Images, extension: str) -> tuple[Path, dict[str, str]]:
@@ -26,13 +24,15 @@ def _output_file(filename_prefix: str, images: Images, extension: str) -> tuple[
     return Path(folder, file), {"filename": file, "subfolder": subfolder, "type": "output"}
 
 
-class SaveAnimatedWEBP:
+class _SaveAnimated:
+    """The declaration of a node that saves pictures as one animation; a format adds its own inputs."""
+
     RELATIVE_PYTHON_MODULE = "comfy_extras.nodes_images"
     RETURN_TYPES = ()
     FUNCTION = "save_images"
     CATEGORY = "image/animation"
     OUTPUT_NODE = True
-    methods: ClassVar[dict[str, int]] = {"default": 4, "fastest": 0, "slowest": 6}
+    format_inputs: ClassVar[dict[str, Any]]
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -40,13 +40,20 @@ class SaveAnimatedWEBP:
             "required": {
                 "images": ("IMAGE",),
                 "filename_prefix": ("STRING", {"default": "ComfyUI"}),
-                "fps": _FPS,
-                "lossless": ("BOOLEAN", {"default": True}),
-                "quality": ("INT", {"default": 80, "min": 0, "max": 100}),
-                "method": (list(cls.methods),),
+                "fps": ("FLOAT", {"default": 6.0, "min": 0.01, "max": 1000.0, "step": 0.01}),
+                **cls.format_inputs,
             },
-            "hidden": _HIDDEN,
+            "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
         }
+
+
+class SaveAnimatedWEBP(_SaveAnimated):
+    methods: ClassVar[dict[str, int]] = {"default": 4, "fastest": 0, "slowest": 6}
+    format_inputs: ClassVar[dict[str, Any]] = {
+        "lossless": ("BOOLEAN", {"default": True}),
+        "quality": ("INT", {"default": 80, "min": 0, "max": 100}),
+        "method": (list(methods),),
+    }
 
     def save_images(
         self,
@@ -72,24 +79,8 @@ class SaveAnimatedWEBP:
         return {"ui": {"images": [entry], "animated": (len(images) != 1,)}}
 
 
-class SaveAnimatedPNG:
-    RELATIVE_PYTHON_MODULE = "comfy_extras.nodes_images"
-    RETURN_TYPES = ()
-    FUNCTION = "save_images"
-    CATEGORY = "image/animation"
-    OUTPUT_NODE = True
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {
-            "required": {
-                "images": ("IMAGE",),
-                "filename_prefix": ("STRING", {"default": "ComfyUI"}),
-                "fps": _FPS,
-                "compress_level": ("INT", {"default": 4, "min": 0, "max": 9}),
-            },
-            "hidden": _HIDDEN,
-        }
+class SaveAnimatedPNG(_SaveAnimated):
+    format_inputs: ClassVar[dict[str, Any]] = {"compress_level": ("INT", {"default": 4, "min": 0, "max": 9})}
 
     def save_images(
         self,
@@ -118,7 +109,3 @@ def _comf_chunks(prompt: Any, extra_pnginfo: Any) -> PngInfo:
     for key, value in texts.items():
         info.add(b"comf", key.encode("latin-1") + b"\0" + json.dumps(value).encode("latin-1"), after_idat=True)
     return info
-
-
-NODE_CLASS_MAPPINGS: dict[str, Any] = {kind.__name__: kind for kind in (SaveAnimatedWEBP, SaveAnimatedPNG)}
-NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {}

@@ -11,6 +11,7 @@ from comfy_extras.nodes_samplers import Samples
 
 
 class CLIPTextEncode:
+    DISPLAY_NAME = "CLIP Text Encode (Prompt)"
     DESCRIPTION = (
         "Encodes a text prompt using a CLIP model into an embedding that can be used to guide the diffusion model"
         " towards generating specific images."
@@ -31,6 +32,7 @@ class CLIPTextEncode:
 
 
 class CLIPSetLastLayer:
+    DISPLAY_NAME = "CLIP Set Last Layer"
     RETURN_TYPES = ("CLIP",)
     FUNCTION = "set_last_layer"
     CATEGORY = "conditioning"
@@ -45,6 +47,7 @@ class CLIPSetLastLayer:
 
 
 class ControlNetApplyAdvanced:
+    DISPLAY_NAME = "Apply ControlNet"
     RETURN_TYPES = ("CONDITIONING", "CONDITIONING")
     RETURN_NAMES = ("positive", "negative")
     FUNCTION = "apply_controlnet"
@@ -78,6 +81,7 @@ class ControlNetApplyAdvanced:
 
 
 class EmptyLatentImage:
+    DISPLAY_NAME = "Empty Latent Image"
     DESCRIPTION = "Create a new batch of empty latent images to be denoised via sampling."
     RETURN_TYPES = ("LATENT",)
     OUTPUT_TOOLTIPS = ("The empty latent image batch.",)
@@ -98,6 +102,7 @@ class EmptyLatentImage:
 
 
 class VAEDecode:
+    DISPLAY_NAME = "VAE Decode"
     DESCRIPTION = "Decodes latent images back into pixel space images."
     RETURN_TYPES = ("IMAGE",)
     OUTPUT_TOOLTIPS = ("The decoded image.",)
@@ -116,6 +121,7 @@ class VAEDecode:
 
 
 class VAEEncode:
+    DISPLAY_NAME = "VAE Encode"
     RETURN_TYPES = ("LATENT",)
     FUNCTION = "encode"
     CATEGORY = "latent"
@@ -131,6 +137,7 @@ class VAEEncode:
 
 
 class ImageUpscaleWithModel:
+    DISPLAY_NAME = "Upscale Image (using Model)"
     RELATIVE_PYTHON_MODULE = "comfy_extras.nodes_upscale_model"
     NEW_STYLE = True
     RETURN_TYPES = ("IMAGE",)
@@ -146,26 +153,3 @@ class ImageUpscaleWithModel:
         match = re.search(r"(?<!\d)([1248])x|x([1248])(?!\d)", upscale_model.recipe, re.IGNORECASE)
         factor = int(match[1] or match[2]) if match else 4
         return ([scaled(one, one.width * factor, one.height * factor, "lanczos") for one in image],)
-
-
-NODE_CLASS_MAPPINGS: dict[str, Any] = {
-    kind.__name__: kind
-    for kind in (
-        CLIPTextEncode,
-        CLIPSetLastLayer,
-        ControlNetApplyAdvanced,
-        EmptyLatentImage,
-        VAEDecode,
-        VAEEncode,
-        ImageUpscaleWithModel,
-    )
-}
-NODE_DISPLAY_NAME_MAPPINGS = {
-    "CLIPTextEncode": "CLIP Text Encode (Prompt)",
-    "CLIPSetLastLayer": "CLIP Set Last Layer",
-    "ControlNetApplyAdvanced": "Apply ControlNet",
-    "EmptyLatentImage": "Empty Latent Image",
-    "VAEDecode": "VAE Decode",
-    "VAEEncode": "VAE Encode",
-    "ImageUpscaleWithModel": "Upscale Image (using Model)",
-}

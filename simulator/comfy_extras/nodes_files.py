@@ -40,10 +40,6 @@ def content_hash(image: str) -> str:
     return hashlib.sha256(Path(folder_paths.get_annotated_filepath(image)).read_bytes()).hexdigest()
 
 
-def _validate(image: str) -> bool | str:
-    return True if folder_paths.exists_annotated_filepath(image) else f"Invalid image file: {image}"
-
-
 def _eight_bit(frame: Image.Image) -> Image.Image:
     return frame.point(lambda value: value * (1 / 255)) if frame.mode == "I" else frame
 
@@ -56,15 +52,28 @@ def _mask_of(frame: Image.Image) -> Image.Image:
     return Image.new("L", _NO_MASK, 0)
 
 
-class LoadImage:
+class _InputFileNode:
+    """Refuses an image whose file is missing, and runs again once the file has other bytes."""
+
+    @classmethod
+    def IS_CHANGED(cls, image: str, **_: Any) -> str:
+        return content_hash(image)
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, image: str) -> bool | str:
+        return True if folder_paths.exists_annotated_filepath(image) else f"Invalid image file: {image}"
+
+
+class LoadImage(_InputFileNode):
+    DISPLAY_NAME = "Load Image"
+    RETURN_TYPES = ("IMAGE", "MASK")
+    FUNCTION = "load_image"
+    CATEGORY = "image"
+
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         files = folder_paths.filter_files_content_types(_input_files(), ["image"])
         return {"required": {"image": (files, {"image_upload": True})}}
-
-    RETURN_TYPES = ("IMAGE", "MASK")
-    FUNCTION = "load_image"
-    CATEGORY = "image"
 
     def load_image(self, image: str) -> tuple[Images, Images]:
         images: Images = []
@@ -79,24 +88,17 @@ class LoadImage:
             only_first = opened.format == "MPO"
         return (images[:1], masks[:1]) if only_first else (images, masks)
 
-    @classmethod
-    def IS_CHANGED(cls, image: str) -> str:
-        return content_hash(image)
 
-    @classmethod
-    def VALIDATE_INPUTS(cls, image: str) -> bool | str:
-        return _validate(image)
+class LoadImageMask(_InputFileNode):
+    DISPLAY_NAME = "Load Image (as Mask)"
+    RETURN_TYPES = ("MASK",)
+    FUNCTION = "load_image"
+    CATEGORY = "mask"
 
-
-class LoadImageMask:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         channels = (["alpha", "red", "green", "blue"],)
         return {"required": {"image": (_input_files(), {"image_upload": True}), "channel": channels}}
-
-    RETURN_TYPES = ("MASK",)
-    FUNCTION = "load_image"
-    CATEGORY = "mask"
 
     def load_image(self, image: str, channel: str) -> tuple[Images]:
         with _pillow(Image.open, folder_paths.get_annotated_filepath(image)) as opened:
@@ -104,16 +106,9 @@ class LoadImageMask:
         band = frame.getchannel(channel[0].upper())
         return ([ImageChops.invert(band) if channel == "alpha" else band],)
 
-    @classmethod
-    def IS_CHANGED(cls, image: str, channel: str) -> str:
-        return content_hash(image)
-
-    @classmethod
-    def VALIDATE_INPUTS(cls, image: str) -> bool | str:
-        return _validate(image)
-
 
 class LoadImageOutput(LoadImage):
+    DISPLAY_NAME = "Load Image (from Outputs)"
     DESCRIPTION = (
         "Load an image from the output folder. When the refresh button is clicked, the node will update the image list"
         " and automatically select the first image, allowing for easy iteration."
@@ -127,6 +122,7 @@ class LoadImageOutput(LoadImage):
 
 
 class SaveImage:
+    DISPLAY_NAME = "Save Image"
     DESCRIPTION = "Saves the input images to your ComfyUI output directory."
     RETURN_TYPES = ()
     FUNCTION = "save_images"
@@ -178,6 +174,8 @@ def _png_text(prompt: Any, extra_pnginfo: Any) -> PngInfo:
 
 
 class PreviewImage(SaveImage):
+    DISPLAY_NAME = "Preview Image"
+
     def __init__(self) -> None:
         self.output_dir = folder_paths.get_temp_directory()
         self.type = "temp"
@@ -187,15 +185,3 @@ class PreviewImage(SaveImage):
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {"required": {"images": ("IMAGE",)}, "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}}
-
-
-NODE_CLASS_MAPPINGS: dict[str, Any] = {
-    kind.__name__: kind for kind in (LoadImage, LoadImageMask, LoadImageOutput, SaveImage, PreviewImage)
-}
-NODE_DISPLAY_NAME_MAPPINGS = {
-    "LoadImage": "Load Image",
-    "LoadImageMask": "Load Image (as Mask)",
-    "LoadImageOutput": "Load Image (from Outputs)",
-    "SaveImage": "Save Image",
-    "PreviewImage": "Preview Image",
-}

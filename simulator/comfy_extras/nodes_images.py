@@ -42,6 +42,10 @@ def repeated(images: Images, count: int) -> Images:
 
 
 class EmptyImage:
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "generate"
+    CATEGORY = "image"
+
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
@@ -53,16 +57,17 @@ class EmptyImage:
             }
         }
 
-    RETURN_TYPES = ("IMAGE",)
-    FUNCTION = "generate"
-    CATEGORY = "image"
-
     def generate(self, width: int, height: int, batch_size: int = 1, color: int = 0) -> tuple[Images]:
         one = Image.new("RGB", (width, height), (color >> 16 & 0xFF, color >> 8 & 0xFF, color & 0xFF))
         return ([one] * batch_size,)
 
 
 class ImageScale:
+    DISPLAY_NAME = "Upscale Image"
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "upscale"
+    CATEGORY = "image/upscaling"
+
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
@@ -75,10 +80,6 @@ class ImageScale:
             }
         }
 
-    RETURN_TYPES = ("IMAGE",)
-    FUNCTION = "upscale"
-    CATEGORY = "image/upscaling"
-
     def upscale(self, image: Images, upscale_method: str, width: int, height: int, crop: str) -> tuple[Images]:
         if not width and not height:
             return (image,)
@@ -89,6 +90,11 @@ class ImageScale:
 
 
 class ImageScaleBy:
+    DISPLAY_NAME = "Upscale Image By"
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "upscale"
+    CATEGORY = "image/upscaling"
+
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         return {
@@ -99,36 +105,34 @@ class ImageScaleBy:
             }
         }
 
-    RETURN_TYPES = ("IMAGE",)
-    FUNCTION = "upscale"
-    CATEGORY = "image/upscaling"
-
     def upscale(self, image: Images, upscale_method: str, scale_by: float) -> tuple[Images]:
         width, height = (round(side * scale_by) for side in image[0].size)
         return ([scaled(one, width, height, upscale_method) for one in image],)
 
 
 class ImageInvert:
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"image": ("IMAGE",)}}
-
+    DISPLAY_NAME = "Invert Image"
     RETURN_TYPES = ("IMAGE",)
     FUNCTION = "invert"
     CATEGORY = "image"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"image": ("IMAGE",)}}
 
     def invert(self, image: Images) -> tuple[Images]:
         return ([ImageChops.invert(one) for one in image],)
 
 
 class ImageBatch:
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"image1": ("IMAGE",), "image2": ("IMAGE",)}}
-
+    DISPLAY_NAME = "Batch Images"
     RETURN_TYPES = ("IMAGE",)
     FUNCTION = "batch"
     CATEGORY = "image"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"image1": ("IMAGE",), "image2": ("IMAGE",)}}
 
     def batch(self, image1: Images, image2: Images) -> tuple[Images]:
         width, height = image1[0].size
@@ -136,16 +140,16 @@ class ImageBatch:
 
 
 class ImageCrop:
+    DISPLAY_NAME = "Image Crop"
     RELATIVE_PYTHON_MODULE = "comfy_extras.nodes_images"
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "crop"
+    CATEGORY = "image/transform"
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         sides = {"width": ("INT", _SIDE), "height": ("INT", _SIDE)}
         return {"required": {"image": ("IMAGE",), **sides, "x": ("INT", _OFFSET), "y": ("INT", _OFFSET)}}
-
-    RETURN_TYPES = ("IMAGE",)
-    FUNCTION = "crop"
-    CATEGORY = "image/transform"
 
     def crop(self, image: Images, width: int, height: int, x: int, y: int) -> tuple[Images]:
         own_width, own_height = image[0].size
@@ -156,6 +160,9 @@ class ImageCrop:
 
 class ImageCompositeMasked:
     RELATIVE_PYTHON_MODULE = "comfy_extras.nodes_mask"
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "composite"
+    CATEGORY = "image"
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -169,10 +176,6 @@ class ImageCompositeMasked:
             },
             "optional": {"mask": ("MASK",)},
         }
-
-    RETURN_TYPES = ("IMAGE",)
-    FUNCTION = "composite"
-    CATEGORY = "image"
 
     def composite(
         self, *, destination: Images, source: Images, x: int, y: int, resize_source: bool, mask: Images | None = None
@@ -192,14 +195,15 @@ class ImageCompositeMasked:
 
 
 class ImagePadForOutpaint:
+    DISPLAY_NAME = "Pad Image for Outpainting"
+    RETURN_TYPES = ("IMAGE", "MASK")
+    FUNCTION = "expand_image"
+    CATEGORY = "image"
+
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         paddings = dict.fromkeys(("left", "top", "right", "bottom"), ("INT", _PADDING))
         return {"required": {"image": ("IMAGE",), **paddings, "feathering": ("INT", {**_OFFSET, "default": 40})}}
-
-    RETURN_TYPES = ("IMAGE", "MASK")
-    FUNCTION = "expand_image"
-    CATEGORY = "image"
 
     def expand_image(
         self, *, image: Images, left: int, top: int, right: int, bottom: int, feathering: int
@@ -228,26 +232,3 @@ def _feathered(size: tuple[int, int], padding: tuple[int, int, int, int], feathe
         value = round(255 * ((feathering - distance) / feathering) ** 2)
         draw.rectangle((left, top, width - right, height - bottom), fill=value)
     return mask
-
-
-NODE_CLASS_MAPPINGS: dict[str, Any] = {
-    kind.__name__: kind
-    for kind in (
-        EmptyImage,
-        ImageScale,
-        ImageScaleBy,
-        ImageInvert,
-        ImageBatch,
-        ImageCrop,
-        ImageCompositeMasked,
-        ImagePadForOutpaint,
-    )
-}
-NODE_DISPLAY_NAME_MAPPINGS = {
-    "ImageScale": "Upscale Image",
-    "ImageScaleBy": "Upscale Image By",
-    "ImageInvert": "Invert Image",
-    "ImageBatch": "Batch Images",
-    "ImageCrop": "Image Crop",
-    "ImagePadForOutpaint": "Pad Image for Outpainting",
-}

@@ -105,7 +105,3 @@ def _picture(values: tuple[float, ...], number: int, size: tuple[int, int]) -> I
     planes = [values[start + band * pixels : start + (band + 1) * pixels] for band in range(3)]
     bands = [Image.frombytes("L", size, bytes(min(255, max(0, round(v * 255))) for v in plane)) for plane in planes]
     return Image.merge("RGB", bands)
-
-
-NODE_CLASS_MAPPINGS: dict[str, Any] = {kind.__name__: kind for kind in (SaveLatent, LoadLatent)}
-NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {}

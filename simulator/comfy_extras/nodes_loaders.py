@@ -44,6 +44,7 @@ def _files(folder: str) -> list[str]:
 
 
 class CheckpointLoaderSimple:
+    DISPLAY_NAME = "Load Checkpoint"
     DESCRIPTION = "Loads a diffusion model checkpoint, diffusion models are used to denoise latents."
     RETURN_TYPES = ("MODEL", "CLIP", "VAE")
     OUTPUT_TOOLTIPS = (
@@ -65,6 +66,7 @@ class CheckpointLoaderSimple:
 
 
 class LoraLoader:
+    DISPLAY_NAME = "Load LoRA"
     DESCRIPTION = _LORA_HELP
     RETURN_TYPES = ("MODEL", "CLIP")
     OUTPUT_TOOLTIPS = _LORA_OUTPUTS
@@ -113,6 +115,7 @@ class LoraLoaderModelOnly:
 
 
 class VAELoader:
+    DISPLAY_NAME = "Load VAE"
     RETURN_TYPES = ("VAE",)
     FUNCTION = "load_vae"
     CATEGORY = "loaders"
@@ -126,6 +129,7 @@ class VAELoader:
 
 
 class UNETLoader:
+    DISPLAY_NAME = "Load Diffusion Model"
     RETURN_TYPES = ("MODEL",)
     FUNCTION = "load_unet"
     CATEGORY = "advanced/loaders"
@@ -140,6 +144,7 @@ class UNETLoader:
 
 
 class CLIPLoader:
+    DISPLAY_NAME = "Load CLIP"
     DESCRIPTION = (
         "[Recipes]\n\nstable_diffusion: clip-l\nstable_cascade: clip-g\nsd3: t5 xxl/ clip-g / clip-l\nstable_audio: t5"
         " base\nmochi: t5 xxl\ncosmos: old t5 xxl\nlumina2: gemma 2 2B\nwan: umt5 xxl\n hidream: llama-3.1 (Recommend)"
@@ -179,6 +184,7 @@ class DualCLIPLoader:
 
 
 class ControlNetLoader:
+    DISPLAY_NAME = "Load ControlNet Model"
     RETURN_TYPES = ("CONTROL_NET",)
     FUNCTION = "load_controlnet"
     CATEGORY = "loaders"
@@ -192,6 +198,7 @@ class ControlNetLoader:
 
 
 class UpscaleModelLoader:
+    DISPLAY_NAME = "Load Upscale Model"
     RELATIVE_PYTHON_MODULE = "comfy_extras.nodes_upscale_model"
     NEW_STYLE = True
     RETURN_TYPES = ("UPSCALE_MODEL",)
@@ -205,28 +212,3 @@ class UpscaleModelLoader:
 
     def execute(self, model_name: str) -> tuple[Weights]:
         return (load("upscale_models", model_name),)
-
-
-NODE_CLASS_MAPPINGS: dict[str, Any] = {
-    kind.__name__: kind
-    for kind in (
-        CheckpointLoaderSimple,
-        LoraLoader,
-        LoraLoaderModelOnly,
-        VAELoader,
-        UNETLoader,
-        CLIPLoader,
-        DualCLIPLoader,
-        ControlNetLoader,
-        UpscaleModelLoader,
-    )
-}
-NODE_DISPLAY_NAME_MAPPINGS = {
-    "CheckpointLoaderSimple": "Load Checkpoint",
-    "LoraLoader": "Load LoRA",
-    "VAELoader": "Load VAE",
-    "UNETLoader": "Load Diffusion Model",
-    "CLIPLoader": "Load CLIP",
-    "ControlNetLoader": "Load ControlNet Model",
-    "UpscaleModelLoader": "Load Upscale Model",
-}

@@ -31,6 +31,17 @@ _SCHEDULERS = [
 _SEED = {"default": 0, "min": 0, "max": 0xFFFFFFFFFFFFFFFF, "control_after_generate": True}
 _STEPS = {"default": 20, "min": 1, "max": 10000}
 _CFG = {"default": 8.0, "min": 0.0, "max": 100.0, "step": 0.1, "round": 0.01}
+_CFG_TIP = (
+    "The Classifier-Free Guidance scale balances creativity and adherence to the prompt. Higher values result in"
+    " images more closely matching the prompt however too high values will negatively impact quality."
+)
+_SAMPLER_TIP = (
+    "The algorithm used when sampling, this can affect the quality, speed, and style of the generated output."
+)
+_DENOISE_TIP = (
+    "The amount of denoising applied, lower values will maintain the structure of the initial image allowing for"
+    " image to image sampling."
+)
 _STEP_S = float(os.environ.get("SIMULATOR_STEP_MS", "20")) / 1000
 
 
@@ -80,21 +91,23 @@ class KSampler:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        tips = _KSAMPLER_TIPS
-        denoise = {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01}
-        fields: dict[str, tuple[Any, dict[str, Any]]] = {
-            "model": ("MODEL", {}),
-            "seed": ("INT", _SEED),
-            "steps": ("INT", _STEPS),
-            "cfg": ("FLOAT", _CFG),
-            "sampler_name": (_SAMPLERS, {}),
-            "scheduler": (_SCHEDULERS, {}),
-            "positive": ("CONDITIONING", {}),
-            "negative": ("CONDITIONING", {}),
-            "latent_image": ("LATENT", {}),
-            "denoise": ("FLOAT", denoise),
+        positive = "The conditioning describing the attributes you want to include in the image."
+        negative = "The conditioning describing the attributes you want to exclude from the image."
+        scheduler = "The scheduler controls how noise is gradually removed to form the image."
+        return {
+            "required": {
+                "model": ("MODEL", {"tooltip": "The model used for denoising the input latent."}),
+                "seed": ("INT", {**_SEED, "tooltip": "The random seed used for creating the noise."}),
+                "steps": ("INT", {**_STEPS, "tooltip": "The number of steps used in the denoising process."}),
+                "cfg": ("FLOAT", {**_CFG, "tooltip": _CFG_TIP}),
+                "sampler_name": (_SAMPLERS, {"tooltip": _SAMPLER_TIP}),
+                "scheduler": (_SCHEDULERS, {"tooltip": scheduler}),
+                "positive": ("CONDITIONING", {"tooltip": positive}),
+                "negative": ("CONDITIONING", {"tooltip": negative}),
+                "latent_image": ("LATENT", {"tooltip": "The latent image to denoise."}),
+                "denoise": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip": _DENOISE_TIP}),
+            }
         }
-        return {"required": {name: (kind, {**more, "tooltip": tips[name]}) for name, (kind, more) in fields.items()}}
 
     def sample(
         self,
@@ -115,29 +128,8 @@ class KSampler:
         return (sample(latent_image, steps, denoise=denoise, recipe=repr(words), palette=palette),)
 
 
-_KSAMPLER_TIPS = {
-    "model": "The model used for denoising the input latent.",
-    "seed": "The random seed used for creating the noise.",
-    "steps": "The number of steps used in the denoising process.",
-    "cfg": (
-        "The Classifier-Free Guidance scale balances creativity and adherence to the prompt. Higher values result in"
-        " images more closely matching the prompt however too high values will negatively impact quality."
-    ),
-    "sampler_name": (
-        "The algorithm used when sampling, this can affect the quality, speed, and style of the generated output."
-    ),
-    "scheduler": "The scheduler controls how noise is gradually removed to form the image.",
-    "positive": "The conditioning describing the attributes you want to include in the image.",
-    "negative": "The conditioning describing the attributes you want to exclude from the image.",
-    "latent_image": "The latent image to denoise.",
-    "denoise": (
-        "The amount of denoising applied, lower values will maintain the structure of the initial image allowing for"
-        " image to image sampling."
-    ),
-}
-
-
 class KSamplerAdvanced:
+    DISPLAY_NAME = "KSampler (Advanced)"
     RETURN_TYPES = ("LATENT",)
     FUNCTION = "sample"
     CATEGORY = "sampling"
@@ -181,7 +173,3 @@ class KSamplerAdvanced:
         palette = f"{model.recipe}|{positive.recipe}|{negative.recipe}"
         left = 1.0 - start_at_step / steps
         return (sample(latent_image, last, start_at_step, denoise=left, recipe=repr(words), palette=palette),)
-
-
-NODE_CLASS_MAPPINGS: dict[str, Any] = {kind.__name__: kind for kind in (KSampler, KSamplerAdvanced)}
-NODE_DISPLAY_NAME_MAPPINGS = {"KSamplerAdvanced": "KSampler (Advanced)"}
