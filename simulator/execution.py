@@ -14,7 +14,7 @@ from comfy import model_management
 from comfy_execution.caching import CacheSet
 from comfy_execution.graph import DependencyCycleError, ExecutionList, Prompt, node_class
 from comfy_execution.node_calls import Inputs, get_input_data, get_output_from_returns, map_node_over_list
-from comfy_execution.progress import ProgressRegistry, reset_progress_state
+from comfy_execution.progress import ProgressRegistry
 from comfy_execution.validation import full_type_name, validate_prompt
 from prompt_queue import ExecutionStatus, PromptQueue
 
@@ -86,7 +86,7 @@ class _PromptRun:
         self.executed: list[str] = []
         self.execution_list = ExecutionList(prompt, lambda node_id: self.caches.outputs.get(node_id) is not None)
         self.progress = ProgressRegistry(prompt_id, self.server)
-        reset_progress_state(self.progress)
+        ProgressRegistry.instance = self.progress
 
     def execute(self, outputs: list[str]) -> bool:
         """Execute the outputs and all they need. Return False if a node failed or the prompt was interrupted."""

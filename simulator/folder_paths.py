@@ -20,32 +20,25 @@ _OWN_BASE = Path(__file__).resolve().parent.parent / ".simulator"
 base_path = str(Path(args.base_directory).absolute() if args.base_directory else _OWN_BASE)
 models_dir = str(Path(base_path) / "models")
 
-_MODEL_FOLDERS: dict[str, tuple[tuple[str, ...], set[str]]] = {
-    "checkpoints": (("checkpoints",), supported_pt_extensions),
-    "configs": (("configs",), {".yaml"}),
-    "loras": (("loras",), supported_pt_extensions),
-    "vae": (("vae",), supported_pt_extensions),
-    "text_encoders": (("text_encoders", "clip"), supported_pt_extensions),
-    "diffusion_models": (("unet", "diffusion_models"), supported_pt_extensions),
-    "clip_vision": (("clip_vision",), supported_pt_extensions),
-    "style_models": (("style_models",), supported_pt_extensions),
-    "embeddings": (("embeddings",), supported_pt_extensions),
-    "diffusers": (("diffusers",), {"folder"}),
-    "vae_approx": (("vae_approx",), supported_pt_extensions),
-    "controlnet": (("controlnet", "t2i_adapter"), supported_pt_extensions),
-    "gligen": (("gligen",), supported_pt_extensions),
-    "upscale_models": (("upscale_models",), supported_pt_extensions),
-    "custom_nodes": ((), set()),
-    "hypernetworks": (("hypernetworks",), supported_pt_extensions),
-    "photomaker": (("photomaker",), supported_pt_extensions),
-    "classifiers": (("classifiers",), {""}),
-    "model_patches": (("model_patches",), supported_pt_extensions),
-    "audio_encoders": (("audio_encoders",), supported_pt_extensions),
+_KINDS = (
+    "checkpoints", "configs", "loras", "vae", "text_encoders", "diffusion_models", "clip_vision", "style_models",
+    "embeddings", "diffusers", "vae_approx", "controlnet", "gligen", "upscale_models", "custom_nodes", "hypernetworks",
+    "photomaker", "classifiers", "model_patches", "audio_encoders",
+)  # fmt: skip
+# A kind that is not named here has one folder of its own name, with files of the supported extensions.
+_FOLDERS = {
+    "text_encoders": ("text_encoders", "clip"),
+    "diffusion_models": ("unet", "diffusion_models"),
+    "controlnet": ("controlnet", "t2i_adapter"),
 }
+_EXTENSIONS = {"configs": {".yaml"}, "diffusers": {"folder"}, "classifiers": {""}}
 
 folder_names_and_paths: dict[str, tuple[list[str], set[str]]] = {
-    name: ([str(Path(models_dir) / folder) for folder in folders], extensions)
-    for name, (folders, extensions) in _MODEL_FOLDERS.items()
+    kind: (
+        [str(Path(models_dir, folder)) for folder in _FOLDERS.get(kind, (kind,))],
+        _EXTENSIONS.get(kind, supported_pt_extensions),
+    )
+    for kind in _KINDS
 }
 folder_names_and_paths["custom_nodes"] = ([str(Path(base_path) / "custom_nodes")], set())
 

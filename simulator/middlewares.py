@@ -32,7 +32,7 @@ class Counters:
 
 def create_all(counters: Counters) -> list[Middleware]:
     allowed = args.enable_cors_header
-    origin = create_cors_middleware(allowed) if allowed else create_origin_only_middleware()
+    origin = create_cors_middleware(allowed) if allowed else same_origin
     return [count_and_fault(counters), cache_control, origin]
 
 
@@ -77,16 +77,13 @@ def create_cors_middleware(allowed_origin: str) -> Middleware:
     return cors
 
 
-def create_origin_only_middleware() -> Middleware:
-    @web.middleware
-    async def same_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
-        host, origin = request.headers.get("Host"), request.headers.get("Origin")
-        if host and origin and not _same_site(host.lower(), origin.lower()):
-            logging.warning("WARNING: request with non matching host and origin %s != %s, returning 403", host, origin)
-            return web.Response(status=403)
-        return web.Response() if request.method == "OPTIONS" else await handler(request)
-
-    return same_origin
+@web.middleware
+async def same_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
+    host, origin = request.headers.get("Host"), request.headers.get("Origin")
+    if host and origin and not _same_site(host.lower(), origin.lower()):
+        logging.warning("WARNING: request with non matching host and origin %s != %s, returning 403", host, origin)
+        return web.Response(status=403)
+    return web.Response() if request.method == "OPTIONS" else await handler(request)
 
 
 def _same_site(host: str, origin: str) -> bool:

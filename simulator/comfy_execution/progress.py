@@ -74,10 +74,6 @@ def _names(node_id: str, prompt_id: str) -> dict[str, Any]:
     }
 
 
-def reset_progress_state(progress: ProgressRegistry) -> None:
-    ProgressRegistry.instance = progress
-
-
 class ProgressBar:
     """A node's way to report its steps: ComfyUI's `comfy.utils.ProgressBar`."""
 

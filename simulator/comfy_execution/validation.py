@@ -28,14 +28,14 @@ class ValidationResult(NamedTuple):
 def validate_prompt(prompt: Prompt, targets: list[str] | None) -> ValidationResult:
     outputs = []
     for node_id in prompt:
-        problem = _unknown_class(prompt, node_id)
-        if problem:
-            return ValidationResult(False, problem, [], {})
+        unknown = _unknown_class(prompt, node_id)
+        if unknown:
+            return ValidationResult(False, unknown, [], {})
         chosen = targets is None or node_id in targets
         if chosen and is_output(nodes.NODE_CLASS_MAPPINGS[prompt[node_id]["class_type"]]):
             outputs.append(node_id)
     if not outputs:
-        return ValidationResult(False, _problem("prompt_no_outputs", "Prompt has no outputs", "", {}), [], {})
+        return ValidationResult(False, problem("prompt_no_outputs", "Prompt has no outputs", "", {}), [], {})
     return _PromptValidator(prompt).validate(outputs)
 
 
@@ -43,7 +43,7 @@ def full_type_name(kind: type) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _problem(kind: str, message: str, details: str, extra: dict[str, Any]) -> Problem:
+def problem(kind: str, message: str, details: str, extra: dict[str, Any]) -> Problem:
     return {"type": kind, "message": message, "details": details, "extra_info": extra}
 
 
@@ -51,10 +51,10 @@ def _unknown_class(prompt: Prompt, node_id: str) -> Problem | None:
     where = f"Node ID '#{node_id}'"
     if "class_type" not in prompt[node_id]:
         message = "Cannot execute because a node is missing the class_type property."
-        return _problem("invalid_prompt", message, where, {})
+        return problem("invalid_prompt", message, where, {})
     class_type = prompt[node_id]["class_type"]
     if class_type not in nodes.NODE_CLASS_MAPPINGS:
-        return _problem("invalid_prompt", f"Cannot execute because node {class_type} does not exist.", where, {})
+        return problem("invalid_prompt", f"Cannot execute because node {class_type} does not exist.", where, {})
     return None
 
 
@@ -90,7 +90,7 @@ class _PromptValidator:
             return ValidationResult(True, None, good, node_errors)
         message = "Prompt outputs failed validation"
         return ValidationResult(
-            False, _problem("prompt_outputs_failed_validation", message, "\n".join(details), {}), [], node_errors
+            False, problem("prompt_outputs_failed_validation", message, "\n".join(details), {}), [], node_errors
         )
 
     def _validate_output(self, output: str) -> list[Problem] | None:
@@ -98,7 +98,7 @@ class _PromptValidator:
             return self.validate_inputs(output)
         except Exception as error:
             extra = {"exception_type": full_type_name(type(error)), "traceback": _frames()}
-            problems = [_problem("exception_during_validation", "Exception when validating node", str(error), extra)]
+            problems = [problem("exception_during_validation", "Exception when validating node", str(error), extra)]
             self.validated[output] = problems
             return problems
 
@@ -168,7 +168,7 @@ class _NodeValidator:
             self._check_value(name, kind, options)
 
     def _report(self, kind: str, message: str, details: str, extra: dict[str, Any]) -> None:
-        self.errors.append(_problem(kind, message, details, extra))
+        self.errors.append(problem(kind, message, details, extra))
 
     def _check_link(self, name: str, kind: Any, config: tuple[Any, Any]) -> None:
         link = self.inputs[name]
@@ -203,7 +203,7 @@ class _NodeValidator:
                 "linked_node": link,
             }
             message = "Exception when validating inner node"
-            self.whole.validated[link[0]] = [_problem("exception_during_inner_validation", message, str(error), extra)]
+            self.whole.validated[link[0]] = [problem("exception_during_inner_validation", message, str(error), extra)]
 
     def _check_value(self, name: str, kind: Any, options: dict[str, Any]) -> None:
         value = self.inputs[name]

@@ -9,19 +9,11 @@ from typing import Any, ClassVar
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-import folder_paths
 from comfy.cli_args import args
+from comfy_extras.nodes_files import output_file
 from comfy_extras.nodes_images import Images
 
 _PROMPT_TAG, _FIRST_EXTRA_TAG = 0x0110, 0x010F  # EXIF's Model, then Make and downwards
-
-
-def _output_file(filename_prefix: str, images: Images, extension: str) -> tuple[Path, dict[str, str]]:
-    """Return the path to write to, and its entry in the node's UI result."""
-    output = folder_paths.get_output_directory()
-    folder, name, number, subfolder, _ = folder_paths.get_save_image_path(filename_prefix, output, *images[0].size)
-    file = f"{name}_{number:05}_.{extension}"
-    return Path(folder, file), {"filename": file, "subfolder": subfolder, "type": "output"}
 
 
 class _SaveAnimated:
@@ -67,7 +59,7 @@ class SaveAnimatedWEBP(_SaveAnimated):
         prompt: Any = None,
         extra_pnginfo: Any = None,
     ) -> dict[str, Any]:
-        path, entry = _output_file(filename_prefix, images, "webp")
+        path, entry = output_file(filename_prefix, "webp", *images[0].size)
         exif = Image.Exif()  # a new one: the picture's own would stay on it in the cache
         if not args.disable_metadata:
             if prompt is not None:
@@ -92,7 +84,7 @@ class SaveAnimatedPNG(_SaveAnimated):
         prompt: Any = None,
         extra_pnginfo: Any = None,
     ) -> dict[str, Any]:
-        path, entry = _output_file(filename_prefix, images, "png")
+        path, entry = output_file(filename_prefix, "png", *images[0].size)
         info = None if args.disable_metadata else _comf_chunks(prompt, extra_pnginfo)
         _save(images, path, fps, pnginfo=info, compress_level=compress_level)
         return {"ui": {"images": [entry], "animated": (True,)}}

@@ -164,6 +164,14 @@ class SaveImage:
         return {"ui": {"images": results}}
 
 
+def output_file(filename_prefix: str, extension: str, width: int = 0, height: int = 0) -> tuple[Path, dict[str, str]]:
+    """Return the path to write to, and its entry in the node's UI result."""
+    output = folder_paths.get_output_directory()
+    folder, name, number, subfolder, _ = folder_paths.get_save_image_path(filename_prefix, output, width, height)
+    file = f"{name}_{number:05}_.{extension}"
+    return Path(folder, file), {"filename": file, "subfolder": subfolder, "type": "output"}
+
+
 def _png_text(prompt: Any, extra_pnginfo: Any) -> PngInfo:
     info = PngInfo()
     if prompt is not None:

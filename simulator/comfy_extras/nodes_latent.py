@@ -11,7 +11,7 @@ from PIL import Image
 
 import folder_paths
 from comfy.cli_args import args
-from comfy_extras.nodes_files import content_hash
+from comfy_extras.nodes_files import content_hash, output_file
 from comfy_extras.nodes_samplers import Samples
 from comfy_extras.safetensors_header import read_header
 
@@ -35,15 +35,13 @@ class SaveLatent:
     def save(
         self, samples: dict[str, Any], filename_prefix: str = "ComfyUI", prompt: Any = None, extra_pnginfo: Any = None
     ) -> dict[str, Any]:
-        output = folder_paths.get_output_directory()
-        folder, name, number, subfolder, _ = folder_paths.get_save_image_path(filename_prefix, output)
-        file = f"{name}_{number:05}_.latent"
+        path, entry = output_file(filename_prefix, "latent")
         metadata = None
         if not args.disable_metadata:
             texts = {key: json.dumps(value) for key, value in (extra_pnginfo or {}).items()}
             metadata = {"prompt": "" if prompt is None else json.dumps(prompt), **texts}
-        Path(folder, file).write_bytes(_safetensors(samples["samples"], metadata))
-        return {"ui": {"latents": [{"filename": file, "subfolder": subfolder, "type": "output"}]}}
+        path.write_bytes(_safetensors(samples["samples"], metadata))
+        return {"ui": {"latents": [entry]}}
 
 
 def _safetensors(latent: Samples, metadata: dict[str, str] | None) -> bytes:

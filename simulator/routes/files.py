@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import mimetypes
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from io import BytesIO
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -68,41 +68,20 @@ def _upload(post: Any, save: Saver) -> web.Response:
     if not is_inside(folder, str(target)):
         return web.Response(status=400)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if post.get("overwrite") not in {"true", "1"}:
-        free = _free_name(target, image)
-        if free is None:
-            return web.json_response({"name": _same_name(target, image), "subfolder": subfolder, "type": kind})
-        target = free
-    save(image, target)
+    overwrite = post.get("overwrite") in {"true", "1"}
+    if not overwrite:
+        target = _free_or_same(target, image)
+    if overwrite or not target.exists():
+        save(image, target)
     return web.json_response({"name": target.name, "subfolder": subfolder, "type": kind})
 
 
-def _candidates(target: Path) -> Iterator[Path]:
-    yield target
-    number = 0
-    while True:
-        number += 1
-        yield target.with_name(f"{target.stem} ({number}){target.suffix}")
-
-
-def _free_name(target: Path, image: Any) -> Path | None:
-    """Return a name that is not taken, or None if one of the taken files holds the same bytes."""
-    for path in _candidates(target):
-        if not path.exists():
-            return path
-        if _same_bytes(path, image):
-            return None
-    raise AssertionError
-
-
-def _same_name(target: Path, image: Any) -> str:
-    return next(path.name for path in _candidates(target) if _same_bytes(path, image))
-
-
-def _same_bytes(path: Path, image: Any) -> bool:
-    uploaded = hashlib.sha256(image.file.read()).digest()
+def _free_or_same(target: Path, image: Any) -> Path:
+    """Return the first of `x.png`, `x (1).png`, ... that is not taken, or whose file holds the same bytes."""
+    uploaded = image.file.read()
     image.file.seek(0)
-    return path.exists() and hashlib.sha256(path.read_bytes()).digest() == uploaded
+    numbered = (target.with_name(f"{target.stem} ({number}){target.suffix}") for number in count(1))
+    return next(path for path in chain([target], numbered) if not path.exists() or path.read_bytes() == uploaded)
 
 
 def _save_mask(image: Any, reference: dict[str, Any], path: Path) -> None:

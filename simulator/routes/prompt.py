@@ -11,18 +11,13 @@ from aiohttp import web
 
 import fault_injection
 from comfy.model_management import interrupt_current_processing
-from comfy_execution.validation import validate_prompt
+from comfy_execution.validation import problem, validate_prompt
 from faults import faults
 
 if TYPE_CHECKING:
     from server import PromptServer
 
-_NO_PROMPT = {
-    "type": "no_prompt",
-    "message": "No prompt provided",
-    "details": "No prompt provided",
-    "extra_info": {},
-}
+_NO_PROMPT = problem("no_prompt", "No prompt provided", "No prompt provided", {})
 
 
 def add_routes(server: PromptServer) -> None:

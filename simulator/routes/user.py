@@ -88,9 +88,7 @@ def _described(path: Path) -> dict[str, Any]:
 
 
 def _add_files(routes: web.RouteTableDef) -> None:
-    @routes.get("/userdata")
-    async def listing(request: web.Request) -> web.Response:
-        return _list(request)
+    routes.get("/userdata")(_list)
 
     @routes.get("/userdata/{file}")
     async def read(request: web.Request) -> web.StreamResponse:
@@ -131,7 +129,7 @@ def _answer(request: web.Request, path: Path) -> web.Response:
     return web.json_response(_described(path) if full else path.relative_to(_root()).as_posix())
 
 
-def _list(request: web.Request) -> web.Response:
+async def _list(request: web.Request) -> web.Response:
     wanted = request.query.get("dir")
     if not wanted:
         return web.Response(status=400, text="Directory not provided")
