@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -12,6 +14,7 @@ from typing import Any
 from model_manager import ModelManager
 from tests.support.safetensors_files import safetensors_bytes
 from worker.errors import Code, WorkerError
+from worker.models.leases import LEASES_PATH
 from worker.sites.types import Download, Downloaded, ModelFile, RepoLine
 from worker.stop import Stop
 
@@ -119,3 +122,11 @@ class FakeSource:
             self.fetched.append(download.path.name)
             done.append(Downloaded(download.file, download.path, len(data), sha256(data).hexdigest()))
         return done
+
+
+def claims_of(root: Path, name: str, **facts: Any) -> Path:
+    """Write the claims of a worker that is not this process; their file."""
+    path = root / LEASES_PATH / f"{name}-0123abcd.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"until": time.time() + 60, "using": [], "fetching": [], **facts}))
+    return path

@@ -1,22 +1,17 @@
 """Several workers on one models folder: what one uses or brings, the others neither delete nor bring a second time."""
 
 import errno
-import fcntl
-import json
 import logging
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from model_manager import ModelManager
-from tests.support.model_bench import FakeSource, lora, named, tree
+from tests.support.model_bench import FakeSource, claims_of, lora, named, tree
 from worker.errors import WorkerError
-from worker.models import fetch as bringing
-from worker.models import folder_lock as root_lock
-from worker.models.folder_lock import LOCK_PATH
-from worker.models.leases import LEASES_PATH, Leases
+from worker.models import fetch
+from worker.models.leases import LEASES_PATH
 from worker.models.locations import Location
 from worker.process_id import process_id
 from worker.settings import Settings
@@ -51,15 +46,7 @@ def worker(root, source):
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch):
-    monkeypatch.setattr(bringing, "WAIT_LOOK_S", 0.005)
-
-
-def claims_of(root, name, **facts):
-    """The claims of a worker that is not this process."""
-    path = root / LEASES_PATH / f"{name}-0123abcd.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"until": time.time() + 60, "using": [], "fetching": [], **facts}))
-    return path
+    monkeypatch.setattr(fetch, "WAIT_LOOK_S", 0.005)
 
 
 def test_what_another_worker_uses_is_deleted_only_when_it_has_let_go(worker, source, root):
@@ -188,33 +175,6 @@ def test_a_dead_workers_claims_count_for_nothing_and_are_removed(worker, source,
     assert not left.exists()
 
 
-@pytest.mark.parametrize(("left_s", "kept"), [(60, True), (-1, False)])
-def test_a_claim_of_another_host_lasts_as_long_as_its_job_may(root, left_s, kept):
-    claims_of(root, "elsewhere-1-1", until=time.time() + left_s, using=[str(FILE)])
-    assert (FILE in Leases(root).others().using) is kept
-
-
-def test_a_download_on_another_host_is_not_waited_for_since_nobody_sees_whether_it_lives(root):
-    claims_of(root, "elsewhere-1-1", fetching=["civitai:1:10"])
-    assert Leases(root).claim([FILE], ["civitai:1:10"], 60) == frozenset()
-
-
-def test_claims_of_another_host_are_forgotten_after_a_day(root):
-    old = claims_of(root, "elsewhere-1-1", until=time.time() - 25 * 3600)
-    young = claims_of(root, "elsewhere-2-1", until=time.time() - 3600)
-    Leases(root).others()
-    assert (old.exists(), young.exists()) == (False, True)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"until": "x", "using": [], "fetching": []}', '{"using": [1]}', "\xff"]
-)
-def test_claims_that_cannot_be_read_are_none(root, text):
-    claims_of(root, process_id()).write_text(text, encoding="latin-1")
-    claims = Leases(root).others()
-    assert (claims.using, claims.fetching) == (frozenset(), frozenset())
-
-
 def test_nothing_is_written_for_a_job_that_uses_no_models_and_nothing_is_left_after_one_that_does(worker, source, root):
     one = worker()
     one.prepare("", {})
@@ -237,35 +197,3 @@ def test_a_folder_that_cannot_be_written_is_a_warning_and_no_end(worker, source,
     with caplog.at_level(logging.WARNING):
         assert len(one.prepare(source.list(1), {}).ready) == 1
     assert "cannot be told which models are in use" in caplog.text
-
-
-def test_a_lock_that_somebody_hangs_with_or_a_disk_without_locks_does_not_stop_a_job(root, monkeypatch, caplog):
-    monkeypatch.setattr(root_lock, "WAIT_S", 0.02)
-    with root_lock.folder_lock(root), root_lock.folder_lock(root):
-        assert "going on without" in caplog.text
-
-    def unknown(lock, operation):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", unknown)
-    with root_lock.folder_lock(root):
-        pass
-
-
-def test_only_one_holds_the_lock(root):
-    inside, most = [], []
-
-    def work():
-        for _ in range(20):
-            with root_lock.folder_lock(root):
-                inside.append(1)
-                most.append(len(inside))
-                inside.pop()
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (len(most), max(most)) == (80, 1)
-    assert [path.name for path in (root / LOCK_PATH).parent.iterdir()] == ["lock"]

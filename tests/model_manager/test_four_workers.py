@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from model_manager import ModelManager
+from tests.support.civitai_server import CivitaiServer
 from tests.support.safetensors_files import safetensors_bytes
 from worker.settings import Settings
 
@@ -26,6 +27,12 @@ repo_list = json.loads(sys.stdin.readline())
 result = manager.prepare(repo_list, {})
 print(json.dumps(result.ready + result.downloaded), flush=True)
 """
+
+
+@pytest.fixture
+def server():
+    with CivitaiServer() as server:
+        yield server
 
 
 @pytest.fixture

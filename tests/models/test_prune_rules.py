@@ -1,54 +1,21 @@
-"""The rules of what to fetch, under which name, and what may be deleted: pure, so each is one plain test."""
+"""What may be deleted and what stays, rule by rule, and the one function that deletes."""
 
+import os
 import random
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from worker.models import plan
+from tests.support.inventories import GB, NOW_NS, OLD_NS, disk, entry, inventory
+from tests.support.model_bench import put
 from worker.models import prune_rules as prune
-from worker.models.inventory import Inventory
-from worker.models.locations import DiskFile, Location
-from worker.models.manifest import Entry
-from worker.models.plan import Want
+from worker.models.inventory import ModelFolders
+from worker.models.locations import Location
 from worker.models.prompt_names import Mentions, model_names
-from worker.models.prune_rules import PrunePlan, PruneRules
-from worker.sites.file_names import MAX_NAME_BYTES
-from worker.sites.types import ModelFile, RepoLine
+from worker.models.prune_rules import Outcome, PrunePlan, PruneRules, delete
 
-NOW_NS = 2_000_000_000_000_000_000
-OLD_NS = NOW_NS - 3600 * 10**9
-GB = 10**9
 RULES = PruneRules(wanted=True, list_empty=False, shared=False, no_other_job=True, started_ns=NOW_NS)
-
-
-def disk(text, size=GB, mtime_ns=OLD_NS, ctime_ns=OLD_NS, linked=False):
-    return DiskFile(Location.parse(text), size, mtime_ns, ctime_ns, hash(text), linked)
-
-
-def entry(file, identity="civitai:1:2", **more):
-    more.setdefault("canonical", file.location.name)
-    return Entry(file.location, identity, size=file.size, mtime_ns=file.mtime_ns, **more)
-
-
-def inventory(*files, entries=(), pending=(), occupied=()):
-    names = {(file.location.folder, file.location.name.casefold()) for file in files if "/" not in file.location.name}
-    return Inventory(
-        {file.location: file for file in files},
-        {each.location: each for each in entries},
-        {each.location: each for each in pending},
-        frozenset(names | set(occupied)),
-    )
-
-
-def line(key, number=1):
-    return RepoLine(number, key, key, "civitai", "https://civitai.com/x", None, None)
-
-
-def wanted(identity="civitai:1:2", filename="a.safetensors", folder="loras", key="k", **more):
-    file = ModelFile(identity, folder, filename, "https://civitai.com/x", line(key), **more)
-    return Want(file, (key,), ())
 
 
 def pruned(stock, listed=(), prompt=None, **rules):
@@ -259,144 +226,90 @@ def test_no_room_is_made_on_a_shared_volume_or_when_pruning_is_withheld():
     assert room(3 * GB, 2 * GB, replace(ROOM, blocked_by="PRUNE_DRY_RUN is on")) is None
 
 
-def locations(wants, stock=None, deleted_names=None):
-    return [str(location) for location in plan.choose_locations(wants, stock or Inventory(), deleted_names or {})]
-
-
-def test_a_new_file_takes_its_canonical_name_directly_in_its_folder():
-    assert locations([wanted()]) == ["loras/a.safetensors"]
-
-
-def test_two_files_of_one_name_in_one_run():
-    wants = [wanted("civitai:1:10", "flux.safetensors"), wanted("civitai:1:11", "flux.safetensors")]
-    assert locations(wants) == ["loras/flux.safetensors", "loras/flux.11.safetensors"]
-
-
-def test_the_same_name_in_two_folders_is_no_collision():
-    assert locations([wanted(), wanted(folder="vae")]) == ["loras/a.safetensors", "vae/a.safetensors"]
-
-
-@pytest.mark.parametrize("there", ["loras/a.safetensors", "loras/A.SAFETENSORS"])
-def test_new_bytes_never_take_the_path_of_other_bytes(there):
-    assert locations([wanted()], inventory(disk(there))) == ["loras/a.2.safetensors"]
-
-
-def test_new_bytes_never_take_a_name_that_a_folder_or_a_broken_link_holds():
-    assert locations([wanted()], inventory(occupied=[("loras", "a.safetensors")])) == ["loras/a.2.safetensors"]
-
-
-def test_a_name_in_an_older_folder_that_comfyui_lists_together_is_taken_too():
-    stock = inventory(disk("unet/a.safetensors"))
-    assert locations([wanted(folder="diffusion_models")], stock) == ["diffusion_models/a.2.safetensors"]
-
-
-def test_new_bytes_never_take_a_path_that_other_bytes_had_while_comfyui_lived():
-    deleted_names = {Location("loras", "a.safetensors"): "civitai:9:9"}
-    assert locations([wanted()], deleted_names=deleted_names) == ["loras/a.2.safetensors"]
-    assert locations([wanted("civitai:9:9")], deleted_names=deleted_names) == ["loras/a.safetensors"]
-
-
-def test_new_bytes_never_take_a_path_that_another_worker_is_about_to_fill_with_other_bytes():
-    begun = Entry(Location("loras", "a.safetensors"), "civitai:9:9", "a.safetensors", 0, 0, origin="pending")
-    assert locations([wanted()], inventory(pending=[begun])) == ["loras/a.2.safetensors"]
-    assert locations([wanted("civitai:9:9")], inventory(pending=[begun])) == ["loras/a.safetensors"]
-
-
-def test_even_a_taken_collision_name_is_not_overwritten():
-    stock = inventory(disk("loras/a.safetensors"), disk("loras/a.2.safetensors"))
-    assert locations([wanted()], stock) == ["loras/a.2-2.safetensors"]
-
-
-def test_collision_names_of_other_sites_and_of_long_names():
-    name = plan.collision_name("m.gguf", "hf:org/repo@main:m.gguf")
-    assert name.startswith("m.") and name.endswith(".gguf") and len(name) == len("m.12345678.gguf")
-    long = plan.collision_name("日" * 76 + ".safetensors", "civitai:1:234567")
-    assert long.endswith("日.234567.safetensors")
-    assert len(long.encode()) <= MAX_NAME_BYTES
-
-
-def test_the_collision_name_of_a_file_known_only_by_a_long_link_fits_on_the_disk():
-    name = plan.collision_name("m.safetensors", f"civitai:1:{'x' * 500}")
-    assert len(name.encode()) <= 255
-    assert name != plan.collision_name("m.safetensors", f"civitai:1:{'y' * 500}")
-
-
-def test_known_lines_need_no_look_up_and_equal_files_count_once():
-    file = disk("loras/a.safetensors")
-    stock = inventory(file, entries=[entry(file, keys=("k1", "k2"))])
-    known, unknown = plan.split_known([line("k1"), line("k2"), line("k3"), line("k3", 4)], stock)
-    assert [each.location for each in known] == [file.location]
-    assert [each.number for each in unknown] == [1]
-
-
-def test_lines_that_mean_one_file_are_gathered():
-    files = [
-        ModelFile("civitai:1:2", "loras", "a.safetensors", "u", line("k1"), aliases=("x.safetensors",)),
-        ModelFile("civitai:1:2", "loras", "mine.safetensors", "u", line("k2")),
-        ModelFile("civitai:1:2", "vae", "a.safetensors", "u", line("k3")),
-    ]
-    first, second = plan.gather(files)
-    assert (first.file.filename, first.keys) == ("a.safetensors", ("k1", "k2"))
-    assert first.aliases == ("x.safetensors", "mine.safetensors")
-    assert second.file.folder == "vae"
-
-
-def adoptable(want, *files, entries=()):
-    return [str(file.location) for file in plan.candidates(want, inventory(*files, entries=entries))]
-
-
-def test_a_file_is_adopted_by_name_and_size_directly_in_its_folder():
-    assert adoptable(wanted(size=5), disk("loras/a.safetensors", 5)) == ["loras/a.safetensors"]
-    assert adoptable(wanted(size=6), disk("loras/a.safetensors", 5)) == []
-    assert adoptable(wanted(size=5), disk("vae/a.safetensors", 5)) == []
-    assert adoptable(wanted(size=5), disk("loras/b.safetensors", 5)) == []
-
-
-def test_in_a_subfolder_only_a_published_hash_lets_a_file_be_adopted():
-    assert adoptable(wanted(size=5), disk("loras/xl/a.safetensors", 5)) == []
-    assert adoptable(wanted(size=5, sha256="ab"), disk("loras/xl/a.safetensors", 5)) == ["loras/xl/a.safetensors"]
-
-
-def test_a_file_directly_in_its_folder_is_tried_before_one_in_a_subfolder():
-    found = adoptable(wanted(size=5, sha256="ab"), disk("loras/xl/a.safetensors", 5), disk("loras/a.safetensors", 5))
-    assert found == ["loras/a.safetensors", "loras/xl/a.safetensors"]
-
-
-def test_a_name_alone_proves_nothing():
-    assert adoptable(wanted(), disk("loras/a.safetensors", 5)) == []
-
-
-def test_at_a_path_where_this_very_model_was_begun_a_file_needs_no_size_or_hash():
-    file = disk("loras/a.safetensors", 5)
-
-    def begun(identity):
-        note = Entry(file.location, identity, "a.safetensors", 0, 0, origin="pending")
-        return plan.candidates(wanted(), inventory(file, pending=[note]))
-
-    assert begun("civitai:1:2") == [file]
-    assert begun("civitai:9:9") == []
-
-
-def test_a_file_without_a_header_to_check_needs_a_published_hash():
-    want = wanted(filename="a.pth", folder="upscale_models", size=5)
-    assert adoptable(want, disk("upscale_models/a.pth", 5)) == []
-    hashed = replace(want, file=replace(want.file, sha256="ab"))
-    assert adoptable(hashed, disk("upscale_models/a.pth", 5)) == ["upscale_models/a.pth"]
-
-
-def test_a_file_that_is_known_to_be_something_else_is_not_adopted():
-    file = disk("loras/a.safetensors", 5)
-    assert adoptable(wanted(size=5), file, entries=[entry(file, "civitai:9:9")]) == []
-
-
-def test_the_collision_name_is_tried_before_the_canonical_one_and_older_folders_count():
-    found = adoptable(wanted(size=5), disk("loras/a.safetensors", 5), disk("loras/a.2.safetensors", 5))
-    assert found == ["loras/a.2.safetensors", "loras/a.safetensors"]
-    want = wanted(folder="diffusion_models", size=5)
-    assert adoptable(want, disk("unet/a.safetensors", 5)) == ["unet/a.safetensors"]
-
-
 def test_is_within():
     assert prune.is_within(Path("/v/models"), [Path("/x"), Path("/v")])
     assert prune.is_within(Path("/v"), [Path("/v")])
     assert not prune.is_within(Path("/volume"), [Path("/v")])
+
+
+class TestDeletingOneFile:
+    """``prune.delete`` takes away the planned file or nothing."""
+
+    def planned(self, root, name="loras/sub/a.safetensors"):
+        put(root, name)
+        return ModelFolders(root).read().files[Location.parse(name)]
+
+    def test_the_planned_file_goes(self, tmp_path):
+        file = self.planned(tmp_path)
+        assert delete(tmp_path, file) is Outcome.DELETED
+        assert not (tmp_path / str(file.location)).exists()
+        assert delete(tmp_path, file) is Outcome.GONE
+
+    def test_a_file_replaced_since_the_plan_stays(self, tmp_path):
+        file = self.planned(tmp_path)
+        path = tmp_path / str(file.location)
+        other = put(tmp_path, "new", b"other")
+        os.utime(other, ns=(file.mtime_ns, file.mtime_ns))
+        other.replace(path)
+        assert (path.stat().st_size, path.stat().st_mtime_ns) == (file.size, file.mtime_ns)
+        assert delete(tmp_path, file) is Outcome.CHANGED
+        assert path.read_bytes() == b"other"
+
+    @pytest.mark.parametrize("data", [b"model", b"longer than it was"])
+    def test_a_file_changed_in_place_since_the_plan_stays(self, tmp_path, data):
+        file = self.planned(tmp_path)
+        path = tmp_path / str(file.location)
+        path.write_bytes(data)
+        assert delete(tmp_path, file) is Outcome.CHANGED
+        assert path.exists()
+
+    def test_a_file_that_grew_within_one_tick_of_the_clock_stays(self, tmp_path):
+        file = self.planned(tmp_path)
+        path = tmp_path / str(file.location)
+        path.write_bytes(b"longer than it was")
+        os.utime(path, ns=(file.mtime_ns, file.mtime_ns))
+        assert delete(tmp_path, file) is Outcome.CHANGED
+
+    def test_a_symlink_is_never_deleted_even_if_it_is_what_was_planned(self, tmp_path):
+        file = self.planned(tmp_path)
+        path = tmp_path / "loras" / "link.safetensors"
+        path.symlink_to("sub/a.safetensors")
+        facts = path.lstat()
+        link = file._replace(
+            location=Location("loras", "link.safetensors"),
+            size=facts.st_size,
+            mtime_ns=facts.st_mtime_ns,
+            inode=facts.st_ino,
+        )
+        assert delete(tmp_path, link) is Outcome.CHANGED
+        assert path.is_symlink()
+
+    def test_a_symlink_put_there_since_the_plan_stays_and_so_does_its_target(self, tmp_path):
+        file = self.planned(tmp_path)
+        path = tmp_path / str(file.location)
+        path.rename(tmp_path / "moved")
+        path.symlink_to(tmp_path / "moved")
+        assert delete(tmp_path, file) is Outcome.CHANGED
+        assert path.is_symlink()
+        assert (tmp_path / "moved").exists()
+
+    @pytest.mark.parametrize("folder", ["loras", "loras/sub"])
+    def test_a_folder_turned_into_a_symlink_since_the_plan_is_not_followed(self, tmp_path, folder):
+        file = self.planned(tmp_path)
+        (tmp_path / folder).rename(tmp_path / "moved")
+        (tmp_path / folder).symlink_to(tmp_path / "moved")
+        assert delete(tmp_path, file) is Outcome.CHANGED
+        assert (tmp_path / str(file.location)).exists()
+
+    def test_a_path_that_climbs_out_is_refused(self, tmp_path):
+        file = self.planned(tmp_path)
+        path = tmp_path / "precious.safetensors"
+        (tmp_path / str(file.location)).rename(path)
+        climbing = file._replace(location=Location("loras", "../precious.safetensors"))
+        assert delete(tmp_path, climbing) is Outcome.CHANGED
+        assert path.exists()
+
+    def test_a_folder_that_is_gone_is_no_error(self, tmp_path):
+        file = self.planned(tmp_path)
+        (tmp_path / "loras").rename(tmp_path / "moved")
+        assert delete(tmp_path, file) is Outcome.GONE

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from worker.models import page_cache as readahead
+from worker.models import page_cache as module
 from worker.models.page_cache import LEAVE_BYTES, ReadAhead, choose, free_memory
 
 MB = 1 << 20
@@ -90,7 +90,7 @@ def test_closing_stops_at_the_next_step(tmp_path, monkeypatch):
         made.append(1)
         reader._stop.set()
 
-    monkeypatch.setattr(readahead.os, "posix_fadvise", advise, raising=False)
+    monkeypatch.setattr(module.os, "posix_fadvise", advise, raising=False)
     reader = ReadAhead([], budget=0)
     reader.paths = [path, path]
     reader._thread.start()
@@ -102,6 +102,6 @@ def test_closing_stops_at_the_next_step(tmp_path, monkeypatch):
 
 
 def test_nothing_is_read_when_memory_is_short(tmp_path, monkeypatch):
-    monkeypatch.setattr(readahead, "free_memory", lambda: LEAVE_BYTES - 1)
+    monkeypatch.setattr(module, "free_memory", lambda: LEAVE_BYTES - 1)
     with ReadAhead([model(tmp_path, "a")]) as reader:
         assert reader.paths == []
