@@ -147,7 +147,7 @@ class Worker:
 
     async def _run_info(self, models: ModelReport, timings: _JobTimings) -> RunInfo:
         """Return the models, timings and versions for the images' metadata."""
-        stats, known = await asyncio.gather(self.runner.stats(), asyncio.to_thread(self.models.known))
+        stats, known = await asyncio.gather(self.runner.stats(), asyncio.to_thread(self.models.known_models))
         stats = stats or {}
         versions = {
             "worker": __version__,

@@ -1,9 +1,9 @@
-"""repo_list -> files on disk: each job's models made present under their canonical names, the rest pruned.
+"""repo_list -> files on disk: fetches each job's models under their canonical names and prunes the rest.
 
-Reads like a table of contents. ``worker/sites/`` says what the lines mean, ``worker/downloads/`` brings the bytes,
-``worker/models/`` knows what is on disk (``inventory.py``), which wanted files are there already (``recognise.py``),
-what to do about the others (``plan.py``), what other workers use and fetch (``leases.py``), and what may be deleted
-(``prune_rules.py``, ``pruner.py``). Knows nothing of ComfyUI but a function that makes it let go of its files.
+``worker/sites/`` resolves the lines, ``worker/downloads/`` downloads the files. ``worker/models/`` scans the disk
+(``inventory.py``), recognises wanted files on it (``recognise.py``), chooses what to fetch (``plan.py``), claims models
+beside other workers (``leases.py``), and decides what may be deleted (``prune_rules.py``, ``pruner.py``). ComfyUI is
+only reached by a function that makes it close its model files.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from worker.models.locations import Location
 from worker.models.manifest import MANIFEST_VERSION, Entry
 from worker.models.page_cache import ReadAhead
 from worker.models.plan import Want
-from worker.models.prompt_names import model_names
+from worker.models.prompt_names import find_mentions
 from worker.models.prune_rules import PrunePlan, is_within
 from worker.models.pruner import Pruner
 from worker.models.recognise import recognise
@@ -44,21 +44,21 @@ __all__ = ["ModelManager", "ModelReport"]
 
 log = logging.getLogger(__name__)
 
-ROUNDS = 3
-"""How often a job brings its models anew when another worker deletes them under it."""
+MAX_ROUNDS = 3
+"""How often a job starts over because another worker deleted its models or took their names."""
 LEASE_SLACK_S = 60.0
-"""How much longer than its time a job's models stay claimed where nobody sees that its worker is gone."""
+"""How long a job's claims outlast its time limit, for workers that cannot see whether its process lives."""
 
 
 class ModelManager:
-    """Keeps one worker's models. Build it once, before the first job: what is on its disk then is never pruned.
+    """Manages one worker's models. Build it once, before the first job: files on its disk then are never pruned.
 
     Args:
-        settings: where the models are and what may be pruned.
-        source: where missing models come from; the sites of ``worker.downloads.source`` when left out.
-        release: makes ComfyUI let go of files it has loaded; called before the first of them is deleted.
-        volume: where a shared network volume would be mounted.
-        free_bytes: what the disk of a folder has free.
+        settings: the models folder, and what may be pruned.
+        source: resolves and downloads missing models; by default the sites of ``worker.downloads.source``.
+        release: makes ComfyUI close the files it has loaded; called before the first of them is deleted.
+        volume: the mount point of a shared network volume, if there is one.
+        free_bytes: returns the bytes free on the disk of a folder.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class ModelManager:
         self.root = settings.models_dir.resolve()
         self.shared = is_within(self.root, [volume.resolve()])
         self.folders = ModelFolders(self.root)
-        self._source = source or _sites(settings)
+        self._source = source or _model_sites(settings)
         self._parse = _parser(settings)
         self._leases = Leases(self.root)
         self._pruner = Pruner(
@@ -97,28 +97,28 @@ class ModelManager:
         no_other_job: Callable[[], bool] = lambda: True,
         read_ahead: bool = False,
     ) -> ModelReport:
-        """Make the listed models present and prune the rest. Blocks; run it in a thread.
+        """Fetch the listed models that are missing and prune the rest. Blocks; run it in a thread.
 
-        No other worker deletes them, or what the prompt names, until :meth:`release`.
+        Until :meth:`release`, no other worker deletes them or the models that the prompt names.
 
         Args:
-            repo_list: the job's lines; none means that nothing is ensured and nothing pruned.
+            repo_list: the job's lines; if there are none, nothing is fetched or pruned.
             prompt: the job's prompt; the models it names are not pruned.
-            prune: the job's own wish; None for the environment's.
-            skip: leave models alone.
-            stop: cancels, also while another job's models are being fetched.
-            report: told how far the downloads are.
-            alone: whether no other job of this process may be using models; asked right before deleting.
-            read_ahead: also read the models that the prompt names into memory (while ComfyUI starts).
+            prune: whether to prune; None for the environment's setting.
+            skip: fetch and prune nothing.
+            stop: cancels, also while waiting for another job's turn to end.
+            report: called with the progress of the downloads.
+            no_other_job: returns True if no other job of this process uses models; called right before deleting.
+            read_ahead: also read the models that the prompt names into the page cache (while ComfyUI starts).
 
         Raises:
-            WorkerError: a line cannot be read or found, a download failed, the disk is full. Nothing was pruned then,
-                but for what had to make room first; what was fetched stays.
-            worker.stop.Stopped: ``stop`` was set.
+            WorkerError: a line cannot be read or found, a download failed, the disk is full. Nothing was pruned then
+                except to make room; files that were fetched stay.
+            worker.stop.StoppedError: ``stop`` was set.
         """
         job = ModelJob(
             lines=[] if skip else self._parse(repo_list),
-            mentions=model_names(prompt),
+            mentions=find_mentions(prompt),
             prune=self.settings.prune if prune is None else prune,
             stop=stop or Stop(),
             report=report,
@@ -127,19 +127,19 @@ class ModelManager:
             read_ahead=read_ahead,
         )
         with self._one_at_a_time(job.stop):
-            while job.lost_races < ROUNDS:
+            while job.lost_races < MAX_ROUNDS:
                 result = self._ensure(job)
                 if result:
                     return result
-                log.info("another worker was at the same models; looking again")
+                log.info("another worker changed or fetched the same models; looking again")
         raise WorkerError(
             Code.DOWNLOAD_FAILED,
-            "other workers on this volume keep changing the models of this job",
-            "Send it again; if it stays, take the volume out of PRUNE_ROOTS, or give its endpoints one repo_list.",
+            "other workers on this volume keep changing this job's models",
+            "Send it again. If this recurs, take the volume out of PRUNE_ROOTS, or give its endpoints one repo_list.",
         )
 
     def inspect(self) -> Facts:
-        """What this worker has: ``models`` by folder, ``disk`` in bytes, what it may prune, ``versions``."""
+        """Return this worker's ``models`` by folder, ``disk`` in bytes, ``prune`` (on, or why not) and ``versions``."""
         inventory = self.folders.read(fresh=True)
         models: dict[str, list[Facts]] = {}
         for location, file in sorted(inventory.files.items()):
@@ -150,34 +150,33 @@ class ModelManager:
         return {
             "models": models,
             "disk": {"free_bytes": usage.free, "total_bytes": usage.total, "shared_volume": self.shared},
-            "prune": self._pruner.why_not() or "on",
+            "prune": self._pruner.blocked_by() or "on",
             "versions": {"python": platform.python_version(), "manifest": MANIFEST_VERSION},
         }
 
-    def known(self) -> list[Facts]:
-        """Every model on the disk of which is known what it is, listed by this job or an earlier one."""
-        inventory = self.folders.read()
-        return [listed_facts(entry) for location, entry in inventory.entries.items() if location in inventory.files]
+    def known_models(self) -> list[Facts]:
+        """Return every model on disk whose identity is known, listed by this job or an earlier one."""
+        return [listed_facts(entry) for entry in self.folders.read().entries.values()]
 
     def release(self) -> None:
-        """No job uses models now: other workers may delete them. Idempotent."""
+        """Give up all claims: no job uses models now, so other workers may delete them. Idempotent."""
         self._leases.release()
 
     def close(self) -> None:
-        """Stop the thread that may be reading ahead, and give up all claims."""
+        """Give up all claims, and stop the thread that may be reading ahead."""
         self.release()
         self._stop_reading_ahead()
 
     def _ensure(self, job: ModelJob) -> ModelReport | None:
-        """One round; None when another worker was at the same models, and it is worth looking again."""
-        inventory, known, unknown = self._look(job)
+        """Run one round. Return None if another worker changed or fetched the same models: the caller runs another."""
+        inventory, known, unknown = self._find_known(job)
         if not job.lines:
             return ModelReport(names=plan.names_of(inventory, {}))
-        found, wants = self._resolve(job, inventory, unknown)
-        present = {entry.location: entry for entry in (*known, *found)}
+        recognised, wants = self._resolve(job, inventory, unknown)
+        present = {entry.location: entry for entry in (*known, *recognised)}
         locations = plan.choose_locations(wants, inventory, self._pruner.deleted_names)
         fetched_elsewhere = self._claim(job, inventory, [*present, *locations], wants) if unknown else frozenset()
-        if unknown and not self._still_so(job, present, wants, locations):
+        if unknown and not self._plan_still_holds(job, present, wants, locations):
             return None
         to_fetch = {
             want: location
@@ -189,44 +188,44 @@ class ModelManager:
         fetched = self._fetcher.fetch(job, inventory, _changed(present, inventory), to_fetch, pruning)
         job.downloaded |= fetched
         listed = present | fetched
-        if unknown and not (len(fetched) == len(to_fetch) and self._are_there(listed.values())):
+        if unknown and not (len(fetched) == len(to_fetch) and self._are_unchanged(listed.values())):
             job.lost_races += 1
             return None
         if fetched_elsewhere:
             self._fetcher.wait_for_others(job, [want for want in wants if want not in to_fetch])
             return None
         self._pruner.prune(job, inventory, pruning)
-        self._pruner.note_use(listed, inventory, pruning)
+        self._pruner.record_use(listed, inventory, pruning)
         after = self.folders.read() if _changed(listed, inventory) or job.deleted else inventory
         return job.result(listed.values(), plan.names_of(after, listed))
 
     def _claim(
         self, job: ModelJob, inventory: Inventory, locations: Iterable[Location], wants: Sequence[Want] = ()
     ) -> frozenset[str]:
-        """Tell the other workers what not to delete and what is being brought; the wanted models that they bring."""
-        left_s = job.stop.remaining_s()
-        seconds = (self.settings.job_timeout_s if left_s == float("inf") else left_s) + LEASE_SLACK_S
-        used = [*locations, *inventory.meant(job.mentions)]
+        """Claim these files and downloads. Return the identities that another worker is already fetching."""
+        remaining_s = job.stop.remaining_s()
+        seconds = (self.settings.job_timeout_s if remaining_s == float("inf") else remaining_s) + LEASE_SLACK_S
+        used = [*locations, *inventory.mentioned(job.mentions)]
         return self._leases.claim(used, [want.file.identity for want in wants], seconds)
 
-    def _still_so(
+    def _plan_still_holds(
         self, job: ModelJob, present: Mapping[Location, Entry], wants: Sequence[Want], locations: Sequence[Location]
     ) -> bool:
-        """Whether, now that all is claimed, what was there is there and what was missing is missing."""
-        if not self._are_there(present.values()):
+        """Return True if, now that all is claimed, present files are still present and missing ones still missing."""
+        if not self._are_unchanged(present.values()):
             job.lost_races += 1
             return False
         if not wants:
             return True
         now = self.folders.read(fresh=True)
-        have_come = any((want.file.identity, want.file.folder) in now.by_identity for want in wants)
-        return not have_come and not any(
+        appeared = any((want.file.identity, want.file.folder) in now.by_identity for want in wants)
+        return not appeared and not any(
             (location.folder, location.name.casefold()) in now.occupied for location in locations
         )
 
     @contextmanager
     def _one_at_a_time(self, stop: Stop) -> Iterator[None]:
-        """Jobs of one worker take turns: the second finds the first one's models there."""
+        """Let the jobs of one worker take turns: the second then finds the first one's models on disk."""
         while not self._lock.acquire(timeout=0.1):
             stop.check()
         try:
@@ -234,16 +233,16 @@ class ModelManager:
         finally:
             self._lock.release()
 
-    def _look(self, job: ModelJob) -> tuple[Inventory, list[Entry], list[RepoLine]]:
-        """The disk now, the listed files on it, claimed, and the lines that it does not answer.
+    def _find_known(self, job: ModelJob) -> tuple[Inventory, list[Entry], list[RepoLine]]:
+        """Return the inventory, the entries of the listed files on disk, now claimed, and the lines without one.
 
-        The job's own files are looked at one by one: a file that was changed does not change its folder.
+        The listed files are checked one by one, since changing a file in place does not change its folder.
         """
         inventory = self.folders.read()
         while True:
             known, unknown = plan.split_known(job.lines, inventory)
             self._claim(job, inventory, (entry.location for entry in known))
-            if self._are_there(known):
+            if self._are_unchanged(known):
                 break
             inventory = self.folders.read(fresh=True)
         if job.read_ahead:
@@ -251,12 +250,12 @@ class ModelManager:
             self._start_reading_ahead(job, inventory, {entry.location for entry in known})
         return inventory, known, unknown
 
-    def _are_there(self, entries: Iterable[Entry]) -> bool:
+    def _are_unchanged(self, entries: Iterable[Entry]) -> bool:
         return all(self.folders.is_unchanged(entry) for entry in entries)
 
     def _start_reading_ahead(self, job: ModelJob, inventory: Inventory, listed: Collection[Location]) -> None:
         self._stop_reading_ahead()
-        named = [file for file in inventory.files.values() if job.mentions.cover(file.location.name)]
+        named = [file for file in inventory.files.values() if job.mentions.may_mean(file.location.name)]
         named.sort(key=lambda file: (file.location not in listed, -file.size))
         self._read_ahead = ReadAhead([(self.folders.path(file.location), file.size) for file in named])
 
@@ -267,29 +266,29 @@ class ModelManager:
     def _resolve(
         self, job: ModelJob, inventory: Inventory, unknown: Sequence[RepoLine]
     ) -> tuple[list[Entry], list[Want]]:
-        """Look lines up that the manifest does not know: files that are there nonetheless, and those to fetch."""
+        """Resolve lines without an entry. Return the files that are on disk anyway, and those to fetch."""
         if not unknown:
             return [], []
         files = self._source.resolve(unknown, job.stop)
-        found, missing = [], []
-        for want in plan.gather(files):
+        present, missing = [], []
+        for want in plan.unique_wants(files):
             entry = inventory.by_identity.get((want.file.identity, want.file.folder))
             if entry:
-                found.append(plan.record_names(entry, want))
+                present.append(plan.add_names(entry, want))
             else:
                 missing.append(want)
-        adopted = recognise(missing, inventory, self.folders, job.stop, but=job.taken)
-        return [*found, *adopted.values()], [want for want in missing if want not in adopted]
+        recognised = recognise(missing, inventory, self.folders, job.stop, skip=job.name_conflicts)
+        return [*present, *recognised.values()], [want for want in missing if want not in recognised]
 
 
-def _sites(settings: Settings) -> ModelSource:
-    from worker.downloads.source import WebModelSource  # noqa: PLC0415 - a worker with a source of its own needs no sites
+def _model_sites(settings: Settings) -> ModelSource:
+    from worker.downloads.source import WebModelSource  # noqa: PLC0415 - not needed with another source
 
     return WebModelSource(settings)
 
 
 def _parser(settings: Settings) -> Callable[[str], Sequence[RepoLine]]:
-    """Reads each list once: a worker gets the same one again and again."""
+    """Make a parser that caches: a worker gets the same list again and again."""
 
     @lru_cache(maxsize=16)
     def parse(repo_list: str) -> Sequence[RepoLine]:
@@ -303,8 +302,8 @@ def _changed(present: Mapping[Location, Entry], inventory: Inventory) -> dict[Lo
 
 
 def _log_plan(present: Collection[Location], wants: Mapping[Want, Location], pruning: PrunePlan) -> None:
-    """Say what is going to happen before anything does."""
-    log.info("models: %d there, %d to fetch, %d to prune", len(present), len(wants), len(pruning.to_delete))
+    """Log all that will be fetched and pruned, before it is."""
+    log.info("models: %d on disk, %d to fetch, %d to prune", len(present), len(wants), len(pruning.to_delete))
     for want, location in wants.items():
         size = "size unknown" if want.file.size is None else amount(want.file.size)
         log.info("fetch %s (%s, %s)", location, size, want.file.identity)

@@ -46,7 +46,7 @@ def worker(root, source):
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch):
-    monkeypatch.setattr(fetch, "WAIT_LOOK_S", 0.005)
+    monkeypatch.setattr(fetch, "POLL_EVERY_S", 0.005)
 
 
 def test_what_another_worker_uses_is_deleted_only_when_it_has_let_go(worker, source, root):
@@ -196,4 +196,4 @@ def test_a_folder_that_cannot_be_written_is_a_warning_and_no_end(worker, source,
     monkeypatch.setattr("worker.models.leases.folder_lock", refused)
     with caplog.at_level(logging.WARNING):
         assert len(one.prepare(source.list(1), {}).ready) == 1
-    assert "cannot be told which models are in use" in caplog.text
+    assert "claims on models cannot be written" in caplog.text

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from worker.models import page_cache as module
-from worker.models.page_cache import LEAVE_BYTES, ReadAhead, choose, free_memory
+from worker.models.page_cache import LEAVE_BYTES, ReadAhead, choose_fitting, free_memory
 
 MB = 1 << 20
 
@@ -51,8 +51,8 @@ def test_a_machine_that_says_nothing_has_no_memory_to_spare(tmp_path):
 
 def test_files_that_do_not_fit_whole_are_left_out(tmp_path):
     files = [(tmp_path / "a", 5), (tmp_path / "b", 9), (tmp_path / "c", 3)]
-    assert choose(files, 8) == [tmp_path / "a", tmp_path / "c"]
-    assert choose(files, -1) == []
+    assert choose_fitting(files, 8) == [tmp_path / "a", tmp_path / "c"]
+    assert choose_fitting(files, -1) == []
 
 
 def model(folder, name, size=3 * MB + 5):

@@ -89,7 +89,7 @@ def test_lines_that_mean_one_file_are_gathered():
         ModelFile("civitai:1:2", "loras", "mine.safetensors", "u", line("k2")),
         ModelFile("civitai:1:2", "vae", "a.safetensors", "u", line("k3")),
     ]
-    first, second = plan.gather(files)
+    first, second = plan.unique_wants(files)
     assert (first.file.filename, first.keys) == ("a.safetensors", ("k1", "k2"))
     assert first.aliases == ("x.safetensors", "mine.safetensors")
     assert second.file.folder == "vae"

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from worker.errors import Code, WorkerError
-from worker.models.prompt_names import Mentions, ModelNames, loose, match_models, model_names, nearest
+from worker.models.prompt_names import Mentions, ModelNames, find_mentions, loose_spelling, match_models, nearest
 
 
 def node(class_type, **inputs):
@@ -100,7 +100,7 @@ def test_each_folder_finds_its_own_renamed_file_where_two_have_renamed_one_name(
 
 def test_a_copy_of_a_copy_protects_the_copy_it_is_read_as():
     assert read_as("a (1) (1).safetensors", "a (1).safetensors") == "a (1).safetensors"
-    assert model_names({"1": node("X", a="a (1) (1).safetensors")}).cover("a (1).safetensors")
+    assert find_mentions({"1": node("X", a="a (1) (1).safetensors")}).may_mean("a (1).safetensors")
 
 
 @pytest.mark.parametrize("broken", [{"input": 5}, {"input": {"required": 5}}, {"input": {"required": None}}])
@@ -235,28 +235,30 @@ MENTIONING = {
     ],
 )
 def test_a_prompt_protects_every_file_it_may_mean(name):
-    assert model_names(MENTIONING).cover(name)
+    assert find_mentions(MENTIONING).may_mean(name)
 
 
 @pytest.mark.parametrize(
     "name", ["other.safetensors", "cat.safetensors", "not a model.safetensors", "basement.safetensors"]
 )
 def test_a_prompt_protects_no_other_file(name):
-    assert not model_names(MENTIONING).cover(name)
+    assert not find_mentions(MENTIONING).may_mean(name)
 
 
 def test_a_prompt_protects_a_file_by_its_other_names():
-    assert model_names({"1": node("X", a="alias.safetensors")}).cover("real.safetensors", ["Alias (2).safetensors"])
+    assert find_mentions({"1": node("X", a="alias.safetensors")}).may_mean(
+        "real.safetensors", ["Alias (2).safetensors"]
+    )
 
 
 def test_embedding_names_with_spaces_and_brackets_are_protected():
-    mentions = model_names({"1": node("CLIPTextEncode", text="embedding:bad hands (v5), ugly")})
-    assert mentions.cover("bad hands (v5).safetensors")
+    mentions = find_mentions({"1": node("CLIPTextEncode", text="embedding:bad hands (v5), ugly")})
+    assert mentions.may_mean("bad hands (v5).safetensors")
 
 
 def test_nothing_mentioned_protects_nothing():
-    assert not Mentions().cover("a.safetensors")
-    assert not model_names({}).cover("a.safetensors")
+    assert not Mentions().may_mean("a.safetensors")
+    assert not find_mentions({}).may_mean("a.safetensors")
 
 
 def test_random_disguises_are_all_seen_through():
@@ -275,4 +277,4 @@ def test_random_disguises_are_all_seen_through():
         for _ in range(rng.randint(0, 2)):
             disguised = rng.choice(["XL", "a b", "日"]) + rng.choice("/\\") + disguised
         assert read_as(disguised, name, *others) == name
-        assert loose(disguised) == loose(name)
+        assert loose_spelling(disguised) == loose_spelling(name)

@@ -12,15 +12,15 @@ from tests.support.model_bench import put
 from worker.models import prune_rules as prune
 from worker.models.inventory import ModelFolders
 from worker.models.locations import Location
-from worker.models.prompt_names import Mentions, model_names
+from worker.models.prompt_names import Mentions, find_mentions
 from worker.models.prune_rules import Outcome, PrunePlan, PruneRules, delete
 
-RULES = PruneRules(wanted=True, list_empty=False, shared=False, no_other_job=True, started_ns=NOW_NS)
+RULES = PruneRules(enabled=True, list_empty=False, shared=False, no_other_job=True, started_ns=NOW_NS)
 
 
 def pruned(stock, listed=(), prompt=None, **rules):
     chosen = prune.plan_prune(
-        stock, {Location.parse(each) for each in listed}, model_names(prompt or {}), replace(RULES, **rules)
+        stock, {Location.parse(each) for each in listed}, find_mentions(prompt or {}), replace(RULES, **rules)
     )
     return [str(file.location) for file in chosen.to_delete]
 
@@ -97,7 +97,7 @@ def test_only_managed_folders_are_ever_pruned(folder):
     ("rule", "reason"),
     [
         ({"list_empty": True}, "repo_list is empty"),
-        ({"wanted": False}, "prune is off"),
+        ({"enabled": False}, "prune is off"),
         ({"shared": True}, "shared volume"),
         ({"no_other_job": False}, "another job"),
     ],
@@ -120,7 +120,7 @@ def test_a_dry_run_says_what_would_go_and_withholds_it():
     chosen = prune.plan_prune(inventory(disk("loras/a.safetensors")), (), Mentions(), replace(RULES, dry_run=True))
     assert len(chosen.to_delete) == 1
     assert chosen.blocked_by == "PRUNE_DRY_RUN is on"
-    assert prune.room_first(chosen, needed=GB, free=0, shared=False) is None
+    assert prune.files_to_make_room(chosen, needed=GB, free=0, shared=False) is None
 
 
 def test_on_a_shared_volume_what_another_worker_used_lately_is_kept():
@@ -164,7 +164,7 @@ def test_no_random_set_of_rules_ever_dooms_something_precious():
         ]
         listed = {file.location for file in files if rng.random() < 0.2}
         named = rng.choice(names)
-        mentions = model_names({"1": {"inputs": {"x": named}}})
+        mentions = find_mentions({"1": {"inputs": {"x": named}}})
         preinstalled = {(file.location, file.size, file.mtime_ns) for file in files if rng.random() < 0.2}
         gates = {gate: rng.random() < 0.1 for gate in ("list_empty", "shared", "dry_run")}
         rules = replace(
@@ -176,14 +176,14 @@ def test_no_random_set_of_rules_ever_dooms_something_precious():
             **gates,
         )
         chosen = prune.plan_prune(inventory(*files), listed, mentions, rules)
-        if rules.why_not():
+        if rules.blocked_by():
             assert not chosen.to_delete + chosen.cached
         for file in chosen.to_delete + chosen.cached:
-            assert file.location.where in ("loras", "checkpoints", "embeddings")
+            assert file.location.disk_folder in ("loras", "checkpoints", "embeddings")
             assert file.location.name.lower().endswith(".safetensors")
             assert file.location not in listed
             assert not file.linked
-            assert not mentions.cover(file.location.name)
+            assert not mentions.may_mean(file.location.name)
             assert (file.location, file.size, file.mtime_ns) not in preinstalled
             assert file.mtime_ns < NOW_NS
             assert not file.location.basename.startswith("f.")
@@ -198,7 +198,7 @@ ROOM = PrunePlan(
 
 
 def room(needed, free, chosen=ROOM, shared=False):
-    first = prune.room_first(chosen, needed, free, shared=shared)
+    first = prune.files_to_make_room(chosen, needed, free, shared=shared)
     return None if first is None else [file.location.basename for file in first]
 
 

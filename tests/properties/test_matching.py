@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.properties.strategies import JSON, TEXT, broken
 from worker.errors import Code, WorkerError
-from worker.models.prompt_names import NO_MODEL, ModelNames, is_model_name, loose, match_models, model_names
+from worker.models.prompt_names import NO_MODEL, ModelNames, find_mentions, is_model_name, loose_spelling, match_models
 
 FOLDERS = st.sampled_from(["", "", "sub/", "sub\\", "SUB/deep/", "x\\y/"])
 STEMS = st.sampled_from(["a", "A", "b", "ä", "a\u0308", "a b", "a (1)", "ß", "SS", "m.v2"])
@@ -69,14 +69,14 @@ def matched(values, options, names=None):
 
 def may_mean(value, options, names):
     """The options that any spelling of the value could stand for."""
-    plain = {loose(value), loose(loose(value))}
+    plain = {loose_spelling(value), loose_spelling(loose_spelling(value))}
     called = {
         option
         for option in options
         for other in names.aliases.get("loras", {}).get(option, ())
-        if loose(other) == loose(value)
+        if loose_spelling(other) == loose_spelling(value)
     }
-    return {option for option in options if loose(option) in plain} | called
+    return {option for option in options if loose_spelling(option) in plain} | called
 
 
 @given(situations())
@@ -161,10 +161,10 @@ def test_links_and_other_inputs_stay_and_the_callers_prompt_is_not_touched(situa
 @given(situations())
 def test_a_file_that_the_prompt_would_load_is_one_that_pruning_takes_for_named(situation):
     values, options, names = situation
-    mentions = model_names(prompt_of(*values))
+    mentions = find_mentions(prompt_of(*values))
     for value, found in zip(values, matched(*situation) or (), strict=False):
         if value.strip().lower() not in NO_MODEL and found in options:
-            assert mentions.cover(found, names.aliases.get("loras", {}).get(found, ()))
+            assert mentions.may_mean(found, names.aliases.get("loras", {}).get(found, ()))
 
 
 @given(st.sampled_from(["a", "b"]), st.permutations(["loras", "checkpoints"]), st.booleans())
@@ -189,7 +189,7 @@ INFO = {
 
 @given(broken(NODES).filter(lambda prompt: isinstance(prompt, dict)), broken(INFO))
 def test_any_prompt_and_any_object_info_end_in_a_prompt_or_in_model_missing(prompt, info):
-    model_names(prompt)
+    find_mentions(prompt)
     try:
         match_models(prompt, info if isinstance(info, dict) else {})
     except WorkerError as error:

@@ -12,8 +12,15 @@ from worker.models import plan
 from worker.models.inventory import Inventory
 from worker.models.locations import DiskFile, Location
 from worker.models.manifest import Entry
-from worker.models.prompt_names import model_names
-from worker.models.prune_rules import PRUNE_MAX_FILES, SPARE_BYTES, PrunePlan, PruneRules, plan_prune, room_first
+from worker.models.prompt_names import find_mentions
+from worker.models.prune_rules import (
+    PRUNE_MAX_FILES,
+    SPARE_BYTES,
+    PrunePlan,
+    PruneRules,
+    files_to_make_room,
+    plan_prune,
+)
 from worker.sites.types import MANAGED_FOLDERS, ModelFile, RepoLine
 
 STARTED_NS = 2_000_000_000_000_000_000
@@ -65,7 +72,7 @@ def disks(draw):
 
 OPEN = (True, False, False, True, False)
 SHUT = [tuple(value != (number == shut) for number, value in enumerate(OPEN)) for shut in range(5)]
-"""wanted, list_empty, shared, alone, dry_run: all as pruning needs them, or all but one."""
+"""enabled, list_empty, shared, no_other_job, dry_run: all as pruning needs them, or all but one."""
 
 
 @st.composite
@@ -73,9 +80,9 @@ def situations(draw, gates=(OPEN, OPEN, *SHUT)):
     """(inventory, listed places, prompt, rules)."""
     disk = draw(disks())
     some = st.frozensets(st.sampled_from(sorted(disk.files)), max_size=2) if disk.files else st.just(frozenset())
-    wanted, list_empty, shared, no_other_job, dry_run = draw(st.sampled_from(gates))
+    enabled, list_empty, shared, no_other_job, dry_run = draw(st.sampled_from(gates))
     rules = PruneRules(
-        wanted=wanted,
+        enabled=enabled,
         list_empty=list_empty,
         shared=shared,
         no_other_job=no_other_job,
@@ -84,6 +91,7 @@ def situations(draw, gates=(OPEN, OPEN, *SHUT)):
         keep_globs=draw(GLOBS),
         keep_bytes=draw(st.sampled_from([0, 0, 1, 5, 12, 210])) * MB,
         preinstalled=frozenset(disk.files[location].fingerprint for location in draw(some)),
+        in_use=draw(some),
         used_since=draw(st.sampled_from([None, None, STARTED_NS / 1e9 - 3])),
         last_used=dict.fromkeys(draw(some), draw(st.sampled_from([1.5, 3.0]))),
     )
@@ -92,7 +100,7 @@ def situations(draw, gates=(OPEN, OPEN, *SHUT)):
 
 def planned(situation):
     disk, listed, prompt, rules = situation
-    return plan_prune(disk, listed, model_names(prompt), rules)
+    return plan_prune(disk, listed, find_mentions(prompt), rules)
 
 
 def recency(file, disk, rules):
@@ -104,17 +112,18 @@ def recency(file, disk, rules):
 @given(situations(gates=[OPEN]))
 def test_nothing_that_any_rule_protects_may_ever_go(situation):
     disk, listed, prompt, rules = situation
-    mentions = model_names(prompt)
+    mentions = find_mentions(prompt)
     for file in (*planned(situation).to_delete, *planned(situation).cached):
         location, entry = file.location, disk.entries.get(file.location)
         assert location not in listed
-        assert location.where in MANAGED_FOLDERS
+        assert location.disk_folder in MANAGED_FOLDERS
         assert location.name.lower().endswith(".safetensors")
         assert not file.linked
         assert file.fingerprint not in rules.preinstalled
+        assert location not in rules.in_use
         assert file.mtime_ns < STARTED_NS
         assert file.ctime_ns < STARTED_NS
-        assert not mentions.cover(location.name, (entry.canonical, *entry.aliases) if entry else ())
+        assert not mentions.may_mean(location.name, (entry.canonical, *entry.aliases) if entry else ())
         spellings = [str(location).lower(), location.name.lower(), location.basename.lower()]
         assert not any(fnmatch.fnmatchcase(text, glob.lower()) for glob in rules.keep_globs for text in spellings)
         assert rules.used_since is None or recency(file, disk, rules) < rules.used_since
@@ -124,7 +133,7 @@ def test_nothing_that_any_rule_protects_may_ever_go(situation):
 def test_nothing_goes_with_an_empty_list_or_prune_off_or_beside_another_job_or_on_a_shared_volume(situation):
     rules = situation[3]
     chosen = planned(situation)
-    if rules.list_empty or not rules.wanted or rules.shared or not rules.no_other_job:
+    if rules.list_empty or not rules.enabled or rules.shared or not rules.no_other_job:
         assert (chosen.to_delete, chosen.cached) == ((), ())
         assert chosen.blocked_by
     if rules.dry_run:
@@ -135,7 +144,7 @@ def test_nothing_goes_with_an_empty_list_or_prune_off_or_beside_another_job_or_o
 def test_every_unlisted_file_stays_with_a_reason_or_may_go_and_never_both(situation):
     disk, listed, _, rules = situation
     chosen = planned(situation)
-    if rules.why_not():
+    if rules.blocked_by():
         return
     to_delete, kept = {file.location for file in chosen.to_delete}, set(chosen.kept)
     assert to_delete.isdisjoint(kept)
@@ -150,7 +159,7 @@ def loose_disks(draw):
     files = [DiskFile(Location("loras", f"{n}.safetensors"), size * MB, 1, 1, n, False) for n, size in enumerate(sizes)]
     used = {file.location: float(draw(st.integers(1, 4))) for file in files}
     rules = PruneRules(
-        wanted=True,
+        enabled=True,
         list_empty=False,
         shared=False,
         no_other_job=True,
@@ -189,8 +198,8 @@ def test_one_more_listed_model_never_dooms_another(situation):
 @given(st.integers(PRUNE_MAX_FILES - 2, PRUNE_MAX_FILES + 3))
 def test_a_plan_over_the_limit_deletes_nothing_and_one_within_it_all(count):
     files = [DiskFile(Location("loras", f"{n}.safetensors"), MB, 1, 1, n, False) for n in range(count)]
-    rules = PruneRules(wanted=True, list_empty=False, shared=False, no_other_job=True, started_ns=STARTED_NS)
-    to_delete = plan_prune(Inventory({file.location: file for file in files}), (), model_names({}), rules).to_delete
+    rules = PruneRules(enabled=True, list_empty=False, shared=False, no_other_job=True, started_ns=STARTED_NS)
+    to_delete = plan_prune(Inventory({file.location: file for file in files}), (), find_mentions({}), rules).to_delete
     assert len(to_delete) == (count if count <= PRUNE_MAX_FILES else 0)
 
 
@@ -215,7 +224,7 @@ PLANS = st.builds(
 @given(PLANS, st.integers(-2, 14), st.integers(0, 3).map(lambda n: n == 3))
 def test_making_room_frees_enough_and_no_file_more(chosen, short_mb, shared):
     needed, free = 100 * MB, SPARE_BYTES + (100 - short_mb) * MB
-    first = room_first(chosen, needed, free, shared=shared)
+    first = files_to_make_room(chosen, needed, free, shared=shared)
     missing = short_mb * MB
     may_go = (*chosen.to_delete, *chosen.cached)
     if first is None:
@@ -247,7 +256,7 @@ WANTED = st.builds(
 
 @given(st.lists(WANTED, max_size=6))
 def test_each_file_is_wanted_once_a_folder_and_answers_to_every_line_and_name_that_meant_it(files):
-    wants = plan.gather(files)
+    wants = plan.unique_wants(files)
     assert len({(want.file.identity, want.file.folder) for want in wants}) == len(wants)
     for file in files:
         (want,) = [want for want in wants if (want.file.identity, want.file.folder) == (file.identity, file.folder)]
@@ -260,7 +269,7 @@ OTHERS = st.dictionaries(st.builds(Location, st.sampled_from(["loras", "unet"]),
 
 @given(st.lists(WANTED, max_size=6), OTHERS, OTHERS, st.frozensets(st.sampled_from(["a.safetensors", "b.safetensors"])))
 def test_new_files_take_names_that_nothing_has_had_or_is_about_to_have(files, begun, deleted_names, there):
-    wants = plan.gather(files)
+    wants = plan.unique_wants(files)
     taken = frozenset(("loras", name) for name in there)
     pending = {location: Entry(location, who, location.name, 0, 0, origin="pending") for location, who in begun.items()}
     locations = plan.choose_locations(wants, Inventory({}, {}, pending, taken), deleted_names)
@@ -268,7 +277,7 @@ def test_new_files_take_names_that_nothing_has_had_or_is_about_to_have(files, be
     assert len(set(keys)) == len(keys)
     assert not set(keys) & taken
     for want, location in zip(wants, locations, strict=True):
-        assert location.where == want.file.folder
+        assert location.disk_folder == want.file.folder
         assert "/" not in location.name
         assert len(location.name.encode()) <= 255
         assert location not in pending or pending[location].identity == want.file.identity

@@ -90,7 +90,7 @@ def looked_up(resolve, text, client, allow_pickle=False):
         json.dumps(error.answer(), ensure_ascii=False).encode()
         return None
     assert file.folder in MANAGED_FOLDERS
-    (want,) = plan.gather([file])
+    (want,) = plan.unique_wants([file])
     (location,) = plan.choose_locations(
         [want], Inventory(occupied=frozenset({(file.folder, file.filename.casefold())})), {}
     )
@@ -99,7 +99,7 @@ def looked_up(resolve, text, client, allow_pickle=False):
         assert not set(name) & set("/\\\0")
         assert len(name.encode()) <= 255
     assert file.size is None or file.size >= 0
-    entry = plan.record(want, DiskFile(location, 1, 1, 1, 1, False), 1.0, sha256=None, origin="downloaded")
+    entry = plan.new_entry(want, DiskFile(location, 1, 1, 1, 1, False), 1.0, sha256=None, origin="downloaded")
     written = json.loads(json.dumps(entry.to_json(), ensure_ascii=False).encode())
     assert Entry.from_json(str(location), written) == entry
     return file

@@ -1,4 +1,4 @@
-"""One job's models: what the job was given, what was done for it so far, and the report made of that."""
+"""The state of one ``prepare`` call: its input, what was done so far, and the report made of that."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Facts = dict[str, Any]
 
 @dataclass(frozen=True)
 class ModelReport:
-    """What :meth:`model_manager.ModelManager.prepare` did, for the answer, and what the prompt's names mean now."""
+    """The outcome of :meth:`model_manager.ModelManager.prepare`: models for the answer, names for the prompt."""
 
     ready: list[Facts] = field(default_factory=list)
-    """Listed models that were there: ``name``, ``folder``, ``bytes``, ``identity``, ``sha256`` where it is known."""
+    """Listed models already on disk: ``name``, ``folder``, ``bytes``, ``identity``, and ``sha256`` if known."""
     downloaded: list[Facts] = field(default_factory=list)
     pruned: list[Facts] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -28,13 +28,13 @@ class ModelReport:
     """For :func:`worker.models.prompt_names.match_models`."""
 
     def answer(self) -> dict[str, list[Facts]]:
-        """The ``models`` of the job's answer."""
+        """Return the ``models`` of the job's answer."""
         return {"ready": self.ready, "downloaded": self.downloaded, "pruned": self.pruned}
 
 
 @dataclass
 class ModelJob:
-    """One call of ``prepare``: what it was given, and what has been done for it so far."""
+    """One call of ``prepare``: its input, and what was done for it so far."""
 
     lines: Sequence[RepoLine]
     mentions: Mentions
@@ -48,14 +48,14 @@ class ModelJob:
     pruned: list[Facts] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     deleted: set[Location] = field(default_factory=set)
-    taken: set[Location] = field(default_factory=set)
-    """Names that other workers' files took while this job's were fetched."""
+    name_conflicts: set[Location] = field(default_factory=set)
+    """Locations that other workers filled with other bytes while this job was downloading to them."""
     released: bool = False
     lost_races: int = 0
-    """Rounds that ended with one of its files gone, or its name taken."""
+    """Rounds that ended because another worker deleted one of the job's files or took its name."""
 
     def result(self, listed: Iterable[Entry], names: ModelNames) -> ModelReport:
-        """The report of the job, whose listed models are there now."""
+        """Return the report of a job whose listed models are all on disk."""
         return ModelReport(
             ready=[listed_facts(entry) for entry in listed if entry.location not in self.downloaded],
             downloaded=[listed_facts(entry) for entry in self.downloaded.values()],
@@ -66,13 +66,13 @@ class ModelJob:
 
 
 def file_facts(file: DiskFile, entry: Entry | None) -> Facts:
-    """A file on disk as answers show it."""
+    """Return a file on disk as answers show it."""
     facts = {"name": file.location.name, "folder": file.location.folder, "bytes": file.size}
     return {**facts, "identity": entry.identity} if entry else facts
 
 
 def listed_facts(entry: Entry) -> Facts:
-    """A listed model as answers show it."""
+    """Return a listed model as answers show it."""
     location = entry.location
     facts = {"name": location.name, "folder": location.folder, "bytes": entry.size, "identity": entry.identity}
     return {**facts, "sha256": entry.sha256} if entry.sha256 else facts

@@ -1,6 +1,6 @@
-"""Brings one job's missing models: makes room, notes them as begun, fetches them and notes them as they are.
+"""Fetches one job's missing models: makes room, marks them as pending, downloads them, records them in the manifest.
 
-Those that another worker on the same folder brings already are waited for, not fetched a second time.
+Models that another worker on the same folder is downloading are waited for, not downloaded twice.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from worker.models.prune_rules import PrunePlan
 from worker.models.pruner import Pruner
 from worker.sites.types import MANAGED_FOLDERS, Download, FileProgress, ModelSource
 
-WAIT_LOOK_S = 0.2
+POLL_EVERY_S = 0.2
 
 log = logging.getLogger(__name__)
 
 
 class ModelFetcher:
-    """One worker's hands; what to bring is decided before.
+    """Downloads the models that the plan chose.
 
     Args:
-        folders: where the models go, and their manifest.
-        source: where they come from.
-        leases: what this worker and the others claim.
-        pruner: makes room.
+        folders: the models folder and its manifest.
+        source: the model sites.
+        leases: the claims of this worker and of the others.
+        pruner: makes room on the disk.
     """
 
     def __init__(self, folders: ModelFolders, source: ModelSource, leases: Leases, pruner: Pruner) -> None:
         self._folders, self._source, self._leases, self._pruner = folders, source, leases, pruner
 
     def sweep(self) -> None:
-        """Free the space of downloads that were killed."""
+        """Delete the partial files of downloads that were killed."""
         for folder in MANAGED_FOLDERS:
             sweep_parts(self._folders.root / folder)
 
@@ -53,56 +53,56 @@ class ModelFetcher:
         wants: Mapping[Want, Location],
         pruning: PrunePlan,
     ) -> dict[Location, Entry]:
-        """Make room for the missing models and fetch them, each noted as begun before and as it is afterwards."""
+        """Make room, mark the models as pending in the manifest and download them. Return their final entries."""
         try:
             if wants:
                 self.sweep()
                 self._pruner.make_room(job, inventory, sum(want.file.size or 0 for want in wants), pruning)
-            begun = {location: plan.record_begun(want, location, time.time()) for want, location in wants.items()}
-            self._folders.commit({**changed, **begun})
+            pending = {location: plan.pending_entry(want, location, time.time()) for want, location in wants.items()}
+            self._folders.commit({**changed, **pending})
             return self._download(job, wants) if wants else {}
         finally:
             if wants:
-                self._leases.fetched()
+                self._leases.end_fetching()
 
     def _download(self, job: ModelJob, wants: Mapping[Want, Location]) -> dict[Location, Entry]:
-        """Bring the files and note each in the manifest, as it is now: another worker may have brought it.
+        """Download the files and record each in the manifest as it is on disk: another worker may have put it there.
 
-        When one fails, the finished ones stay noted as begun: the next job that wants them recognises them. Fewer
-        entries than wants mean that another worker was at work here, and that it is worth looking again.
+        If one fails, the finished ones stay pending: the next job that wants them recognises them. Fewer entries than
+        wants mean that another worker interfered, and that the caller should try again.
         """
         downloads = [Download(want.file, self._folders.path(location)) for want, location in wants.items()]
         try:
-            done = {each.path: each for each in self._source.fetch(downloads, job.stop, job.report)}
+            downloaded = {each.path: each for each in self._source.fetch(downloads, job.stop, job.report)}
         except BaseException as error:
-            taken = _taken(error)
-            gone = [
-                location for location in wants.values() if location == taken or not self._folders.stat_file(location)
+            conflict = _name_conflict(error)
+            absent = [
+                location for location in wants.values() if location == conflict or not self._folders.stat_file(location)
             ]
-            self._folders.commit(dict.fromkeys(gone))
-            if not taken:
+            self._folders.commit(dict.fromkeys(absent))
+            if not conflict:
                 raise
-            job.taken.add(taken)
-            log.warning("another worker gave the name %s to another file; choosing again", taken)
+            job.name_conflicts.add(conflict)
+            log.warning("another worker saved another file as %s meanwhile; choosing another name", conflict)
             return {}
         fetched = {}
         for want, location in wants.items():
-            result, file = done.get(self._folders.path(location)), self._folders.stat_file(location)
+            result, file = downloaded.get(self._folders.path(location)), self._folders.stat_file(location)
             if result and file and file.size == result.size:
-                fetched[location] = plan.record(want, file, time.time(), sha256=result.sha256, origin="downloaded")
+                fetched[location] = plan.new_entry(want, file, time.time(), sha256=result.sha256, origin="downloaded")
         self._folders.commit({location: fetched.get(location) for location in wants.values()})
         return fetched
 
     def wait_for_others(self, job: ModelJob, wants: Sequence[Want]) -> None:
-        """Until the workers that bring these models have done so, have failed or are gone."""
-        log.info("waiting for models that another worker brings: %s", ", ".join(want.file.filename for want in wants))
+        """Wait until the workers that download these models have finished, failed or died."""
+        log.info("waiting for another worker's downloads: %s", ", ".join(want.file.filename for want in wants))
         job.report([FileProgress(want.file.filename, 0, want.file.size) for want in wants])
         identities = {want.file.identity for want in wants}
         while identities & self._leases.others().fetching:
-            job.stop.sleep(WAIT_LOOK_S)
+            job.stop.sleep(POLL_EVERY_S)
 
 
-def _taken(error: BaseException) -> Location | None:
-    """The place whose name another worker's file took during the download; None when that failed otherwise."""
+def _name_conflict(error: BaseException) -> Location | None:
+    """Return the location that another worker filled during the download; None for any other error."""
     name = error.details.get("taken") if isinstance(error, WorkerError) else None
     return Location.parse(name) if isinstance(name, str) else None

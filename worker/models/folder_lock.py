@@ -1,4 +1,4 @@
-"""A lock on a models folder that several workers share: the few moments that only one of them may have at a time."""
+"""A lock on a models folder that several workers share, held only while one deletes a file or writes the manifest."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from pathlib import Path
 
 LOCK_PATH = ".comfy-worker/lock"
 WAIT_S = 10.0
-"""Nobody holds it longer than a deletion or a write of the manifest takes; past this he hangs."""
-LOOK_EVERY_S = 0.005
+"""Longer than any holder needs it; after this we assume the holder is stuck."""
+POLL_EVERY_S = 0.005
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
 def folder_lock(root: Path) -> Iterator[None]:
-    """Hold the lock of the models folder ``root``, which is made when missing. Not for two threads or nested use.
+    """Hold the lock of the models folder ``root``, creating the folder if needed. Not reentrant.
 
-    It goes with the process that held it. On a disk that knows no locks, or when somebody hangs with it, the block
-    runs without: what it guards against is rare, a job that never runs is not.
+    The lock ends with its process. If the disk has no locks or the holder is stuck, the block runs without it: the
+    races it prevents are rare, while waiting on would stop every job.
 
     Raises:
         OSError: the folder cannot be written.
@@ -36,18 +36,18 @@ def folder_lock(root: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        held = _take(lock)
+        held = _acquire(lock)
         try:
             yield
         finally:
             if held:
-                fcntl.flock(lock, fcntl.LOCK_UN)  # a child forked meanwhile has the file open as well
+                fcntl.flock(lock, fcntl.LOCK_UN)  # closing is not enough: a forked child may hold the file open
     finally:
         os.close(lock)
 
 
-def _take(lock: int) -> bool:
-    until = time.monotonic() + WAIT_S
+def _acquire(lock: int) -> bool:
+    deadline = time.monotonic() + WAIT_S
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -56,7 +56,7 @@ def _take(lock: int) -> bool:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 log.debug("the models folder cannot be locked (%s)", error.strerror)
                 return False
-        if time.monotonic() > until:
-            log.warning("another worker has held the models folder's lock for %.0f s; going on without", WAIT_S)
+        if time.monotonic() > deadline:
+            log.warning("another worker has held the models folder's lock for %.0f s; going on without it", WAIT_S)
             return False
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(POLL_EVERY_S)

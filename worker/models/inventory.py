@@ -1,7 +1,7 @@
-"""What model files are on disk, together with what the manifest knows of them.
+"""The model files on disk, together with their entries in the manifest.
 
 Owns the scan of the managed folders and the immutable :class:`Inventory` made of it and the manifest
-(``manifest.py``). Decides nothing about what to fetch or delete (``plan.py``) and deletes nothing (``prune.py``).
+(``manifest.py``). It neither decides what to fetch (``plan.py``) nor what to delete (``prune_rules.py``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 
 from worker.models.folder_lock import folder_lock
-from worker.models.locations import READ_ALSO, DiskFile, Fingerprint, Location
+from worker.models.locations import LEGACY_FOLDERS, DiskFile, Fingerprint, Location
 from worker.models.manifest import MANIFEST_PATH, Changes, Entry, Manifest
 from worker.models.prompt_names import Mentions
 from worker.sites.types import MANAGED_FOLDERS, MODEL_EXTENSIONS
@@ -26,21 +26,21 @@ from worker.sites.types import MANAGED_FOLDERS, MODEL_EXTENSIONS
 log = logging.getLogger(__name__)
 
 SETTLED_NS = 2_000_000_000
-"""A folder that changed less than this before it was read may change again within the same clock tick, unseen."""
+"""A folder that changed less than this before the scan may change again unnoticed within the same clock tick."""
 MAX_DEPTH = 12
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """One consistent look at the models root: files, and those facts about them that still hold."""
+    """A snapshot of the models root: its files, and the manifest entries that are still true of them."""
 
     files: Mapping[Location, DiskFile] = field(default_factory=dict)
     entries: Mapping[Location, Entry] = field(default_factory=dict)
     """Only entries that match their file."""
     pending: Mapping[Location, Entry] = field(default_factory=dict)
-    """Downloads that some worker began; their files may be there by now, or never come."""
+    """Downloads that a worker began; their files may exist by now, or never will."""
     occupied: frozenset[tuple[str, str]] = frozenset()
-    """(folder, case-folded name) of everything directly in a folder, be it a file, a folder or a broken link."""
+    """(folder, case-folded name) of everything directly in a folder: files, folders, broken links."""
 
     @cached_property
     def by_key(self) -> Mapping[str, Entry]:
@@ -63,40 +63,40 @@ class Inventory:
 
     @cached_property
     def by_basename(self) -> Mapping[tuple[str, str], list[DiskFile]]:
-        """(folder, basename) -> the files of that name, in whatever subfolder."""
+        """(folder, basename) -> the files of that name, in any subfolder."""
         found: dict[tuple[str, str], list[DiskFile]] = {}
         for file in self.files.values():
             found.setdefault((file.location.folder, file.location.basename), []).append(file)
         return found
 
-    def meant(self, mentions: Mentions) -> list[Location]:
-        """The files that a prompt may mean, under whichever of their names."""
+    def mentioned(self, mentions: Mentions) -> list[Location]:
+        """Return the files that a prompt may mean by any of their names."""
         if not (mentions.names or mentions.texts):
             return []
-        return [location for location in self.files if mentions.cover(location.name, self.other_names(location))]
+        return [location for location in self.files if mentions.may_mean(location.name, self.other_names(location))]
 
     def other_names(self, location: Location) -> tuple[str, ...]:
-        """What else the file is called, as far as the manifest knows."""
+        """Return the aliases and the canonical name that the manifest has for a file."""
         entry = self.entries.get(location)
         return (*entry.aliases, entry.canonical) if entry else ()
 
-    def not_brought_here(self, host: str) -> frozenset[Fingerprint]:
-        """The files that no worker on ``host`` brought: baked into the image, or put there by hand.
+    def not_downloaded_on(self, host: str) -> frozenset[Fingerprint]:
+        """Return the files that no worker on ``host`` downloaded: baked into the image, or put there by hand.
 
-        The manifest tells downloads apart, also after a restart in the same container, and when a worker was killed
-        between a download and its note of it. One that lies in the image was written while the image was built, on
-        another host. A lost manifest makes everything precious: lean is worth less.
+        The manifest marks downloads, also after a restart in the same container, and if a worker was killed between a
+        download and its final entry. Downloads made while the image was built have another host.
+        Without a manifest every file is kept: a full disk is better than a deleted model.
         """
-        notes = (*self.entries.values(), *self.pending.values())
-        brought = {entry.location for entry in notes if entry.origin != "adopted" and entry.host == host}
-        return frozenset(file.fingerprint for location, file in self.files.items() if location not in brought)
+        entries = (*self.entries.values(), *self.pending.values())
+        downloaded = {entry.location for entry in entries if entry.origin != "adopted" and entry.host == host}
+        return frozenset(file.fingerprint for location, file in self.files.items() if location not in downloaded)
 
 
 class ModelFolders:
-    """The models root on disk: reads inventories and keeps the manifest. Safe to use from several threads.
+    """The models root on disk: scans it and keeps its manifest. Thread-safe.
 
     Args:
-        root: the models root, its symlinks resolved. It need not exist yet.
+        root: the models root with its symlinks resolved. It need not exist yet.
     """
 
     def __init__(self, root: Path) -> None:
@@ -107,16 +107,16 @@ class ModelFolders:
         self._last: tuple[_Scan, Mapping[Location, Entry], Inventory] | None = None
 
     def path(self, location: Location) -> Path:
-        """The file's path on this machine."""
-        return self.root / location.where / location.name
+        """Return the file's path on this machine."""
+        return self.root / location.disk_folder / location.name
 
     def read(self, *, fresh: bool = False) -> Inventory:
-        """Look at the disk. Folders that did not change since the last look are not read again, unless ``fresh``.
+        """Return the current inventory. Scan the disk only if a folder changed since the last scan, or if ``fresh``.
 
-        A file that was changed in place does not change its folder: use :meth:`stat_file` on the files that matter.
+        Changing a file in place does not change its folder: call :meth:`is_unchanged` for the files that matter.
         """
         with self._lock:
-            if fresh or self._scan is None or not self._scan.holds():
+            if fresh or self._scan is None or not self._scan.is_current():
                 self._scan = _Scan(self.root)
             entries = self._manifest.read()
             if self._last and self._last[0] is self._scan and self._last[1] is entries:
@@ -126,7 +126,7 @@ class ModelFolders:
             return inventory
 
     def stat_file(self, location: Location) -> DiskFile | None:
-        """One file as it is now; None when it is gone, is no regular file or its link leads nowhere."""
+        """Return one file as it is now; None if it is gone, not a regular file, or a broken link."""
         path = self.path(location)
         try:
             facts = path.stat()
@@ -136,71 +136,71 @@ class ModelFolders:
         return DiskFile.of(location, facts, linked) if stat.S_ISREG(facts.st_mode) else None
 
     def is_unchanged(self, file: DiskFile | Entry) -> bool:
-        """Whether the file has the size and time that were seen or written down (one ``stat``, for the warm path)."""
+        """Return True if the file still has this size and modification time (one ``stat``, for the warm path)."""
         try:
-            facts = os.stat(f"{self.root}/{file.location.where}/{file.location.name}")  # noqa: PTH116 - a Path costs 3x the call
+            facts = os.stat(f"{self.root}/{file.location.disk_folder}/{file.location.name}")  # noqa: PTH116 - a Path costs 3x the call
         except OSError:
             return False
         return facts.st_size == file.size and facts.st_mtime_ns == file.mtime_ns
 
     def commit(self, changes: Changes) -> None:
-        """Merge ``changes`` into the manifest on disk. A disk that refuses is logged: only a memory is lost."""
+        """Merge ``changes`` into the manifest. A failed write is only logged: the files are then recognised again."""
         if not changes:
             return
         with self._lock:
             try:
-                with folder_lock(self.root):  # two that merge at once would lose one's notes
+                with folder_lock(self.root):  # without it, two workers merging at once would lose entries
                     self._manifest.merge(changes, self._scan.files if self._scan else {}, self.root)
             except OSError as error:
-                log.warning("the model manifest could not be written (%s); models get recognised again", error.strerror)
+                log.warning("the model manifest could not be written (%s); models are recognised again", error.strerror)
 
 
 class _Scan:
-    """One walk over the managed folders, with the folders' times so that an unchanged tree need not be walked again."""
+    """One walk over the managed folders, and the folders' times: an unchanged tree is not walked again."""
 
     def __init__(self, root: Path) -> None:
         self.files: dict[Location, DiskFile] = {}
         self.occupied: set[tuple[str, str]] = set()
         self._folder_times: dict[str, int | None] = {}
         self._began_ns = time.time_ns()
-        for where in (*MANAGED_FOLDERS, *READ_ALSO):
+        for where in (*MANAGED_FOLDERS, *LEGACY_FOLDERS):
             path = f"{root}/{where}"
             self._walk(path, where, "", os.path.islink(path), ())  # noqa: PTH114 - all paths here are str, for speed
         self._settled = all(
             self._began_ns - changed > SETTLED_NS for changed in self._folder_times.values() if changed is not None
         )
 
-    def holds(self) -> bool:
-        """Whether no folder has gained, lost or renamed a file since the walk."""
+    def is_current(self) -> bool:
+        """Return True if no folder has gained, lost or renamed a file since the walk."""
         return self._settled and all(_folder_time(path) == before for path, before in self._folder_times.items())
 
-    def _walk(self, path: str, where: str, prefix: str, linked: bool, trail: tuple[tuple[int, int], ...]) -> None:
+    def _walk(self, path: str, where: str, prefix: str, linked: bool, ancestors: tuple[tuple[int, int], ...]) -> None:
         try:
             facts = os.stat(path)  # noqa: PTH116
             here = (facts.st_dev, facts.st_ino)
             self._folder_times[path] = facts.st_mtime_ns
-            if here in trail or len(trail) > MAX_DEPTH:
+            if here in ancestors or len(ancestors) > MAX_DEPTH:
                 return
             with os.scandir(path) as found:
                 for item in found:
-                    self._see(item, where, prefix, linked, (*trail, here))
+                    self._add(item, where, prefix, linked, (*ancestors, here))
         except OSError:
             self._folder_times.setdefault(path, None)
 
-    def _see(
-        self, item: os.DirEntry[str], where: str, prefix: str, linked: bool, trail: tuple[tuple[int, int], ...]
+    def _add(
+        self, item: os.DirEntry[str], where: str, prefix: str, linked: bool, ancestors: tuple[tuple[int, int], ...]
     ) -> None:
         location = Location(where, prefix + item.name)
         if not prefix:
             self.occupied.add((location.folder, item.name.casefold()))
         linked = linked or item.is_symlink()
         if item.name.lower().endswith(MODEL_EXTENSIONS) and not item.is_dir():
-            with contextlib.suppress(OSError):  # a link that leads nowhere, or a file deleted just now: not present
+            with contextlib.suppress(OSError):  # a broken link, or a file deleted since: not present
                 facts = item.stat()
                 if stat.S_ISREG(facts.st_mode):
                     self.files[location] = DiskFile.of(location, facts, linked)
-        elif item.name != ".git" and item.is_dir():  # the one folder that ComfyUI leaves out too
-            self._walk(item.path, where, f"{prefix}{item.name}/", linked, trail)
+        elif item.name != ".git" and item.is_dir():  # ComfyUI skips it too
+            self._walk(item.path, where, f"{prefix}{item.name}/", linked, ancestors)
 
 
 def _folder_time(path: str) -> int | None:
@@ -211,12 +211,12 @@ def _folder_time(path: str) -> int | None:
 
 
 def _inventory(scan: _Scan, entries: Mapping[Location, Entry]) -> Inventory:
-    holding = {}
+    matching = {}
     pending = {}
     for location, entry in entries.items():
         file = scan.files.get(location)
         if entry.origin == "pending":
             pending[location] = entry
         elif file and entry.matches(file):
-            holding[location] = entry
-    return Inventory(scan.files, holding, pending, frozenset(scan.occupied))
+            matching[location] = entry
+    return Inventory(scan.files, matching, pending, frozenset(scan.occupied))

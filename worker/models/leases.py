@@ -1,9 +1,9 @@
-"""Which models each worker on one models folder is using and bringing right now, for the others to see.
+"""The claims of the workers on one models folder: which models each one is using and fetching right now.
 
-A worker writes what it claims into a file of its own, ``.comfy-worker/workers/<host>-<pid>-<start>-<8 hex>.json``, and
-only then looks whether its models are there; a worker that prunes reads the others' files right before each deletion.
-Both do so under the folder's lock, so one of them always sees the other. A claim ends with its job, with its process,
-or, where another host cannot see that the process is gone, when its job's time is over.
+A worker writes its claims to its own file, ``.comfy-worker/workers/<host>-<pid>-<start>-<8 hex>.json``, and only then
+checks that its models are on disk. A worker that prunes reads the others' claims right before each deletion. Both hold
+the folder's lock, so one of them always sees the other. A claim ends with its job or its process; for workers on other
+hosts, which cannot see that the process is gone, it ends when the job's time is up.
 """
 
 from __future__ import annotations
@@ -32,82 +32,82 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Claims:
-    """What workers claim at one moment."""
+    """The claims of one or more workers at one moment."""
 
     using: frozenset[Location] = frozenset()
-    """Files that their jobs list or name: not to be deleted."""
+    """Files that their jobs list or name: these must not be deleted."""
     fetching: frozenset[str] = frozenset()
-    """Identities of models that live workers of this host are bringing: worth waiting for."""
+    """Identities of models that live workers on this host are fetching: worth waiting for."""
 
 
 class Leases:
-    """One worker's claims on a models folder, and its view of the others'. Its threads take turns.
+    """One worker's claims on a models folder, and its view of the others' claims. Not thread-safe.
 
-    A folder that cannot be written has no other worker that prunes it either: that is logged, once.
+    A read-only folder cannot be pruned by anyone, so claims are skipped (logged once).
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._path = root / LEASES_PATH / f"{process_id()}-{secrets.token_hex(4)}.json"
         self._using: set[Location] = set()
-        self._until = 0.0
-        self._refused = False
+        self._expires_at = 0.0
+        self._write_failed = False
 
     def claim(self, using: Collection[Location], wanted: Collection[str], seconds: float) -> frozenset[str]:
-        """Claim files, and those of the wanted models that no other worker is bringing; the ones that others bring.
+        """Claim files and downloads. Return the wanted identities that another worker is already fetching.
 
         Args:
-            using: must not be deleted until :meth:`release`, whether they are there yet or not.
-            wanted: identities of missing models.
-            seconds: how long it lasts at most.
+            using: files that must not be deleted until :meth:`release`, on disk already or not.
+            wanted: identities of missing models; those that no other worker is fetching are claimed.
+            seconds: how long the claim lasts at most.
         """
         self._using.update(using)
-        self._until = max(self._until, time.time() + seconds)
+        self._expires_at = max(self._expires_at, time.time() + seconds)
         if not self._using:
             return frozenset()
         try:
             with folder_lock(self._root):
-                theirs = self.others().fetching.intersection(wanted) if wanted else frozenset()
-                self._write(set(wanted) - theirs)
+                fetched_elsewhere = self.others().fetching.intersection(wanted) if wanted else frozenset()
+                self._write(set(wanted) - fetched_elsewhere)
         except OSError as error:
-            level = logging.DEBUG if self._refused else logging.WARNING  # once is enough for a folder that is read-only
-            log.log(level, "other workers cannot be told which models are in use (%s)", error.strerror)
-            self._refused = True
+            level = logging.DEBUG if self._write_failed else logging.WARNING
+            log.log(level, "this worker's claims on models cannot be written (%s)", error.strerror)
+            self._write_failed = True
             return frozenset()
-        return theirs
+        return fetched_elsewhere
 
-    def fetched(self) -> None:
-        """Nothing is being brought any more."""
+    def end_fetching(self) -> None:
+        """Give up all claims on downloads."""
         with contextlib.suppress(OSError):
             self._write(())
 
     def release(self) -> None:
-        """Give up all claims; idempotent."""
+        """Give up all claims. Idempotent."""
         if self._using:
             self._using.clear()
-            self._until = 0.0
+            self._expires_at = 0.0
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
 
     def others(self) -> Claims:
-        """What the other workers claim now; what dead ones left is removed on the way."""
+        """Return the other workers' claims. Delete the claim files of dead workers."""
         using: set[Location] = set()
         fetching: set[str] = set()
         for path in (self._root / LEASES_PATH).glob("*"):
-            found = _NAME.fullmatch(path.name)
-            if not found or path == self._path:
+            name = _NAME.fullmatch(path.name)
+            if not name or path == self._path:
                 continue
-            near = is_of_this_host(found)
-            until, theirs = _read(path)
-            if is_gone(found) if near else time.time() - until > FORGOTTEN_AFTER_S:
+            same_host = is_of_this_host(name)
+            expires_at, claims = _read(path)
+            if is_gone(name) if same_host else time.time() - expires_at > FORGOTTEN_AFTER_S:
                 _remove(path)
-            elif near or time.time() < until:
-                using |= theirs.using
-                fetching |= theirs.fetching if near else frozenset()
+            elif same_host or time.time() < expires_at:
+                using |= claims.using
+                fetching |= claims.fetching if same_host else frozenset()
         return Claims(frozenset(using), frozenset(fetching))
 
     def _write(self, fetching: Collection[str]) -> None:
-        facts = {"until": self._until, "using": sorted(map(str, self._using)), "fetching": sorted(fetching)}
+        facts = {"until": self._expires_at, "using": sorted(map(str, self._using)), "fetching": sorted(fetching)}
         temporary = self._path.with_suffix(".new")
         try:
             temporary.write_text(json.dumps(facts), encoding="utf-8")
@@ -118,7 +118,7 @@ class Leases:
 
 
 def _read(path: Path) -> tuple[float, Claims]:
-    """Until when a worker claims what; nothing when it cannot be read: it is being written or removed just now."""
+    """Read when a worker's claims expire, and the claims; none if unreadable: the file is just being replaced."""
     try:
         facts = json.loads(path.read_bytes())
         claims = Claims(frozenset(map(Location.parse, facts["using"])), frozenset(facts["fetching"]))

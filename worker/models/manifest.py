@@ -1,10 +1,10 @@
-"""The manifest ``<models_dir>/.comfy-worker/manifest.json``: what is known of model files that the disk does not say.
+"""The manifest ``<models_dir>/.comfy-worker/manifest.json``: the identity, source and last use of each model file.
 
-It is a memory, never the authority: an entry counts only while its file has the size and the modification time that
-were written down. A manifest that is lost, broken or of another version is an empty one; files are then recognised
-again by their name, size and content (``adopt.py``), not fetched again. Several workers may share one folder: each
-write reads the manifest again, merges and replaces it under the folder's lock (``root_lock.py``); on a disk without
-locks an entry may get lost, and its file is recognised once more.
+It is a cache, never the authority: an entry counts only while its file has the recorded size and modification time. A
+manifest that is lost, broken or of another version counts as empty; files are then recognised again by name, size and
+content (``recognise.py``), not downloaded again. Several workers may share one folder: each write reads the manifest
+again, merges and replaces it under the folder's lock (``folder_lock.py``). On a disk without locks an entry may get
+lost; its file is then recognised again.
 """
 
 from __future__ import annotations
@@ -29,18 +29,20 @@ log = logging.getLogger(__name__)
 MANIFEST_PATH = ".comfy-worker/manifest.json"
 MANIFEST_VERSION = 1
 ABANDONED_S = 24 * 3600
+"""A pending entry without a file is dropped after this."""
 WRITING_S = 60
+"""A temporary manifest older than this is from a killed worker."""
 THIS_HOST = socket.gethostname()
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the manifest knows of one file."""
+    """The facts about one file."""
 
     location: Location
     identity: str
     canonical: str
-    """The name the file should have by its site or its line; ``place`` may differ when that name was taken."""
+    """The name that the site or the line gives the file; ``location`` differs if another file had that name."""
     size: int
     mtime_ns: int
     keys: tuple[str, ...] = ()
@@ -48,26 +50,26 @@ class Entry:
     aliases: tuple[str, ...] = ()
     sha256: str | None = None
     verified: str = ""
-    """``sha256`` or ``size+header``: how it is known that the bytes are right."""
+    """``sha256`` or ``size+header``: the check that the bytes passed."""
     source: str = ""
     last_used: float = 0.0
     """Seconds since the epoch."""
     origin: str = "downloaded"
-    """``downloaded`` by a worker, ``adopted`` (it was there before), or ``pending``: a download of it was begun."""
+    """``downloaded`` by a worker, ``adopted`` (recognised on disk), or ``pending`` (its download was begun)."""
     host: str = ""
-    """The machine or container whose worker wrote this."""
+    """The machine or container of the worker that wrote this."""
 
     def matches(self, file: DiskFile) -> bool:
-        """Whether the entry speaks of the very file on disk."""
+        """Return True if the entry describes the file that is on disk."""
         return self.size == file.size and self.mtime_ns == file.mtime_ns
 
     def to_json(self) -> dict[str, Any]:
-        """The entry without its place, which is its key in the manifest."""
+        """Return the entry without its location, which is its key in the manifest."""
         return {name: getattr(self, name) for name in _ENTRY_TYPES}
 
     @classmethod
     def from_json(cls, location: str, facts: Any) -> Entry | None:
-        """Read one entry; None when anything in it is not what it should be."""
+        """Read one entry; None if any field is missing or has the wrong type."""
         if not isinstance(facts, dict):
             return None
         known = {name: facts[name] for name in _ENTRY_TYPES if name in facts}
@@ -97,11 +99,11 @@ _ENTRY_TYPES: dict[str, type | tuple[type, ...]] = {
 }
 
 Changes = Mapping[Location, Entry | None]
-"""What to write into the manifest: an entry, or None to forget the file."""
+"""The changes to write: an entry, or None to delete it."""
 
 
 class Manifest:
-    """The manifest file; what was parsed is kept as long as the file on disk is the same. The caller locks."""
+    """The manifest file, parsed again only if it changed on disk. The caller locks."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -109,31 +111,31 @@ class Manifest:
         self._stamp: tuple[int, int, int] | None = None
 
     def read(self) -> Mapping[Location, Entry]:
-        """The entries on disk; none when the file cannot be read, never an error."""
+        """Return the entries on disk; none if the file cannot be read."""
         stamp = _stamp(self.path)
         if stamp != self._stamp:
             self._entries = MappingProxyType(self._parse() if stamp else {})
             self._stamp = stamp
         return self._entries
 
-    def merge(self, changes: Changes, seen: Mapping[Location, DiskFile], root: Path) -> None:
-        """Read again (another worker may have written), overlay ``changes``, drop what is gone, replace atomically.
+    def merge(self, changes: Changes, scanned: Mapping[Location, DiskFile], root: Path) -> None:
+        """Read again (another worker may have written), apply ``changes``, drop entries without a file, and write.
 
-        What is to be forgotten stays when it is true of the file there now: another worker brought that meanwhile.
+        An entry to delete stays if it matches the file on disk: another worker has downloaded that meanwhile.
         """
         before = self.read()
-        true = {
-            location for location, entry in changes.items() if entry is None and _is_true(before.get(location), root)
+        restored = {
+            location for location, entry in changes.items() if entry is None and _is_on_disk(before.get(location), root)
         }
-        merged = {**before, **{location: entry for location, entry in changes.items() if location not in true}}
+        merged = {**before, **{location: entry for location, entry in changes.items() if location not in restored}}
         kept = {
-            location: entry for location, entry in merged.items() if entry and self._worth_keeping(entry, seen, root)
+            location: entry for location, entry in merged.items() if entry and self._worth_keeping(entry, scanned, root)
         }
         self._stamp = self._write(kept)
         self._entries = MappingProxyType(kept)
 
-    def _worth_keeping(self, entry: Entry, seen: Mapping[Location, DiskFile], root: Path) -> bool:
-        if entry.location in seen or (root / entry.location.where / entry.location.name).is_file():
+    def _worth_keeping(self, entry: Entry, scanned: Mapping[Location, DiskFile], root: Path) -> bool:
+        if entry.location in scanned or (root / entry.location.disk_folder / entry.location.name).is_file():
             return True
         return entry.origin == "pending" and time.time() - entry.last_used < ABANDONED_S
 
@@ -142,18 +144,18 @@ class Manifest:
             document = json.loads(self.path.read_bytes())
             version, files = document["version"], document["files"].items()
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            log.warning("the model manifest cannot be read; models get recognised again")
+            log.warning("the model manifest cannot be read; models are recognised again")
             return {}
         if version != MANIFEST_VERSION:
             log.warning(
-                "the model manifest has version %r, not %d; models get recognised again", version, MANIFEST_VERSION
+                "the model manifest has version %r, not %d; models are recognised again", version, MANIFEST_VERSION
             )
             return {}
         entries = (Entry.from_json(location, facts) for location, facts in files)
         return {entry.location: entry for entry in entries if entry}
 
     def _write(self, entries: Mapping[Location, Entry]) -> tuple[int, int, int] | None:
-        """Replace the file; the stamp is of what was written here, not of what another worker may write next."""
+        """Replace the file. Return the stamp of what was written here, not of what another worker may write next."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         document = {
             "version": MANIFEST_VERSION,
@@ -172,19 +174,19 @@ class Manifest:
         return stamp
 
     def _sweep(self) -> None:
-        """Remove what workers left that were killed while they wrote."""
-        for left in self.path.parent.glob(f".{self.path.name}.*"):
-            with contextlib.suppress(FileNotFoundError):  # its worker lives, and was done with it just now
-                if time.time() - left.stat().st_mtime > WRITING_S:
-                    left.unlink()
+        """Delete the temporary files of workers that were killed while writing."""
+        for leftover in self.path.parent.glob(f".{self.path.name}.*"):
+            with contextlib.suppress(FileNotFoundError):  # a live worker has just renamed it
+                if time.time() - leftover.stat().st_mtime > WRITING_S:
+                    leftover.unlink()
 
 
-def _is_true(entry: Entry | None, root: Path) -> bool:
-    """Whether the file is there with the size and the time that were written down."""
+def _is_on_disk(entry: Entry | None, root: Path) -> bool:
+    """Return True if the file is on disk with the recorded size and modification time."""
     if entry is None:
         return False
     try:
-        facts = (root / entry.location.where / entry.location.name).stat()
+        facts = (root / entry.location.disk_folder / entry.location.name).stat()
     except OSError:
         return False
     return facts.st_size == entry.size and facts.st_mtime_ns == entry.mtime_ns

@@ -1,6 +1,6 @@
 """Reads model files into the page cache while ComfyUI starts, so that its loaders find them in memory.
 
-Only a head start: it never fails a job, never takes memory that is not free, and stops when told.
+It never fails a job, fills only free memory, and can be stopped at any time.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 STEP = 1 << 20
-"""Bytes per request. The kernel cuts a larger WILLNEED to the device's read size: 512 MiB at once brought 8 MiB."""
+"""Bytes per request. The kernel cuts a larger WILLNEED to the device's read size: one of 512 MiB read only 8 MiB."""
 LEAVE_BYTES = 2 << 30
-"""Of the free memory, not to be filled: ComfyUI and torch take about this much while they start."""
+"""Free memory that is not filled: ComfyUI and torch take about this much while they start."""
 
 
 def free_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that can be filled without pushing anybody out: what the machine and the container's limit both allow.
+    """Return the bytes that can be filled without evicting anything, within the machine's and the container's limits.
 
-    0 when the machine does not say (it is then no Linux).
+    0 if the machine does not report them (it is not Linux).
     """
     try:
         lines = (proc / "meminfo").read_text().splitlines()
@@ -33,25 +33,25 @@ def free_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup"
         ("memory.max", "memory.current", "inactive_file"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
     ):
-        room = _room(cgroup / limit, cgroup / used, cache)
+        room = _cgroup_room(cgroup / limit, cgroup / used, cache)
         if room is not None:
             available = min(available, room)
     return available
 
 
-def _room(limit: Path, used: Path, cache: str) -> int | None:
-    """What a control group still allows; None when it sets no limit. Old page cache counts as free: it gives way."""
+def _cgroup_room(limit: Path, used: Path, cache: str) -> int | None:
+    """Return the bytes a control group still allows; None without a limit. Inactive page cache counts as free."""
     try:
         allowed = int(limit.read_text())  # "max" in version 2 is a ValueError: no limit
-        taken = int(used.read_text())
+        in_use = int(used.read_text())
         facts = dict(line.split(maxsplit=1) for line in (limit.parent / "memory.stat").read_text().splitlines())
-        return max(0, allowed - taken + int(facts.get(cache, 0)))
+        return max(0, allowed - in_use + int(facts.get(cache, 0)))
     except (OSError, ValueError):
         return None
 
 
-def choose(files: Iterable[tuple[Path, int]], budget: int) -> list[Path]:
-    """The files, in order, that fit whole into ``budget`` bytes: half a model in memory is soon pushed out again."""
+def choose_fitting(files: Iterable[tuple[Path, int]], budget: int) -> list[Path]:
+    """Return the files, in order, that fit whole into ``budget`` bytes: half a cached model is soon evicted again."""
     chosen = []
     for path, size in files:
         if size <= budget:
@@ -61,16 +61,16 @@ def choose(files: Iterable[tuple[Path, int]], budget: int) -> list[Path]:
 
 
 class ReadAhead:
-    """A thread that reads the files ahead. Use as a context manager, or call :meth:`close`.
+    """A thread that reads files into the page cache. Use as a context manager, or call :meth:`close`.
 
     Args:
-        files: (path, bytes), the one needed first at the front.
-        budget: bytes that may be filled; by default what is free, less what ComfyUI itself will need.
+        files: (path, bytes) in the order they are needed.
+        budget: bytes that may be filled; by default the free memory less :data:`LEAVE_BYTES`.
     """
 
     def __init__(self, files: Sequence[tuple[Path, int]], budget: int | None = None) -> None:
         budget = free_memory() - LEAVE_BYTES if budget is None else budget
-        self.paths = choose(files, budget)
+        self.paths = choose_fitting(files, budget)
         self.bytes = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="read-ahead", daemon=True)
@@ -78,12 +78,12 @@ class ReadAhead:
             self._thread.start()
 
     def close(self) -> None:
-        """Stop at the next step and wait for the thread; idempotent."""
+        """Stop at the next step and wait for the thread. Idempotent."""
         self._stop.set()
         self.join()
 
     def join(self) -> None:
-        """Wait until all is asked for, or the thread was stopped."""
+        """Wait until all files are read or the thread was stopped."""
         if self._thread.ident is not None:
             self._thread.join()
 

@@ -1,7 +1,7 @@
-"""What a job's lines mean on this disk: which models are there, which to fetch, and under which name. Pure, no I/O.
+"""Decides which models of a job are on disk, which to fetch, and under which names. Pure, no I/O.
 
-Every function works on an :class:`~worker.models.inventory.Inventory`, one look at the disk. ``prune_rules.py`` decides
-what may be deleted.
+Every function works on an :class:`~worker.models.inventory.Inventory`, a snapshot of the disk. ``prune_rules.py``
+decides what may be deleted.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from worker.sites.file_names import MAX_NAME_BYTES, SAFE_EXTENSIONS, extension
 from worker.sites.types import ModelFile, RepoLine
 
 MAX_ID_BYTES = 32
-"""A longer file id (made of a link's own fields where the site gave no metadata) is a hash in a name."""
+"""A longer file id (made of a link's fields if the site gave no metadata) is replaced by its hash in a name."""
 
 
 @dataclass(frozen=True)
 class Want:
-    """A listed model that no request key of the manifest knew: what the site says, and all lines that mean it."""
+    """A listed model whose lines have no entry in the manifest: the site's metadata, and all its lines and names."""
 
     file: ModelFile
     keys: tuple[str, ...]
@@ -32,7 +32,7 @@ class Want:
 
 
 def split_known(lines: Sequence[RepoLine], inventory: Inventory) -> tuple[list[Entry], list[RepoLine]]:
-    """The files that the lines ask for and that are there, each once; and the lines that must be looked up."""
+    """Return the entries of the lines' files on disk, each once, and the lines that must be resolved by a site."""
     by_key = inventory.by_key
     known: dict[Location, Entry] = {}
     unknown: dict[str, RepoLine] = {}
@@ -45,25 +45,24 @@ def split_known(lines: Sequence[RepoLine], inventory: Inventory) -> tuple[list[E
     return list(known.values()), list(unknown.values())
 
 
-def gather(files: Iterable[ModelFile]) -> list[Want]:
-    """One want for each (identity, folder), in list order; names that later lines give it become aliases."""
+def unique_wants(files: Iterable[ModelFile]) -> list[Want]:
+    """Merge the files to one want for each (identity, folder), in list order. Names of later lines become aliases."""
     wants: dict[tuple[str, str], Want] = {}
     for file in files:
-        before = wants.get((file.identity, file.folder))
-        first = before.file if before else file
-        keys = (*(before.keys if before else ()), file.line.key)
-        names = dict.fromkeys((*(before.aliases if before else ()), *file.aliases, file.filename))
+        same = wants.get((file.identity, file.folder))
+        first = same.file if same else file
+        keys = (*(same.keys if same else ()), file.line.key)
+        names = dict.fromkeys((*(same.aliases if same else ()), *file.aliases, file.filename))
         wants[file.identity, file.folder] = Want(first, keys, tuple(n for n in names if n != first.filename))
     return list(wants.values())
 
 
 def candidates(want: Want, inventory: Inventory) -> list[DiskFile]:
-    """Files that may be the wanted one though the manifest does not say so, likeliest first.
+    """Return files without an entry that may be the wanted model, likeliest first. Their bytes are not checked yet.
 
-    A file qualifies by the name this worker would give it, directly in its folder, and by its size. In a subfolder a
-    name says less, so there the site must have published a hash. Without a size or a hash nothing qualifies, for a name
-    alone proves nothing; except at a path where a download of this very model was begun, since only whole files appear
-    there. The bytes are still to be checked.
+    A file directly in its folder qualifies by the name this worker would give it and by its size. In a subfolder the
+    site must also have published a hash. A name alone never qualifies, except at a location where a download of this
+    very model was begun: only complete files appear there.
     """
     file = want.file
     named = [found for name in _own_names(file) for found in inventory.by_basename.get((file.folder, name), ())]
@@ -72,14 +71,14 @@ def candidates(want: Want, inventory: Inventory) -> list[DiskFile]:
         for found in sorted(named, key=lambda found: "/" in found.location.name)
         if found.location not in inventory.entries
         and (file.size is None or found.size == file.size)
-        and (file.sha256 or _is_telling(found.location, file, inventory))
+        and (file.sha256 or _is_conclusive(found.location, file, inventory))
     ]
 
 
-def _is_telling(location: Location, file: ModelFile, inventory: Inventory) -> bool:
-    """Whether the name and the size of what lies there say enough when no hash was published."""
-    begun = inventory.pending.get(location)
-    if begun and begun.identity == file.identity:
+def _is_conclusive(location: Location, file: ModelFile, inventory: Inventory) -> bool:
+    """Return True if name and size suffice for this file without a published hash."""
+    pending = inventory.pending.get(location)
+    if pending and pending.identity == file.identity:
         return True
     return file.size is not None and "/" not in location.name and location.name.lower().endswith(SAFE_EXTENSIONS)
 
@@ -87,12 +86,12 @@ def _is_telling(location: Location, file: ModelFile, inventory: Inventory) -> bo
 def choose_locations(
     wants: Sequence[Want], inventory: Inventory, deleted_names: Mapping[Location, str]
 ) -> list[Location]:
-    """Where each new file goes: its canonical name, unless other bytes have, had or are about to have that path.
+    """Choose each new file's location: its canonical name, unless another file has, had or is about to get that path.
 
     Args:
         wants: files to fetch, in list order.
-        inventory: the disk; whatever occupies a name keeps it, even if this very job is going to delete it.
-        spent: identity by place of files that were deleted while this ComfyUI lived; its caches go by name.
+        inventory: the disk; a name in use stays in use, even if this job is going to delete its file.
+        deleted_names: location -> identity of files deleted since ComfyUI started: its caches go by name.
     """
     occupied = set(inventory.occupied)
     locations = []
@@ -111,7 +110,7 @@ def choose_locations(
 
 
 def collision_name(filename: str, identity: str) -> str:
-    """``<stem>.<fileId>.safetensors``: the name of a file whose own name other bytes hold."""
+    """Return ``<stem>.<fileId>.safetensors``, the name of a file whose canonical name another file has."""
     ending = extension(filename)
     stem = filename[: len(filename) - len(ending)]
     site, _, rest = identity.partition(":")
@@ -123,7 +122,7 @@ def collision_name(filename: str, identity: str) -> str:
 
 
 def _own_names(file: ModelFile) -> tuple[str, str]:
-    """The names this worker gives a file; the one with its id in it first, for it can mean no other file."""
+    """Return the names this worker gives a file; the one with its id first, since it can mean no other file."""
     return collision_name(file.filename, file.identity), file.filename
 
 
@@ -134,8 +133,8 @@ def _possible_names(file: ModelFile) -> Iterator[str]:
         yield collision_name(file.filename, f"{file.identity}-{count}")
 
 
-def record(want: Want, file: DiskFile, now: float, *, sha256: str | None, origin: str) -> Entry:
-    """What the manifest is to know of a file that is there and was checked."""
+def new_entry(want: Want, file: DiskFile, now: float, *, sha256: str | None, origin: str) -> Entry:
+    """Make the manifest entry of a file that is on disk and was checked."""
     return Entry(
         location=file.location,
         identity=want.file.identity,
@@ -153,8 +152,8 @@ def record(want: Want, file: DiskFile, now: float, *, sha256: str | None, origin
     )
 
 
-def record_begun(want: Want, location: Location, now: float) -> Entry:
-    """The note that a download was begun: other workers leave the path alone, and a file found there is ours."""
+def pending_entry(want: Want, location: Location, now: float) -> Entry:
+    """Make the entry of a download that begins. Others then avoid its path, and a file found there is recognised."""
     return Entry(
         location=location,
         identity=want.file.identity,
@@ -167,8 +166,8 @@ def record_begun(want: Want, location: Location, now: float) -> Entry:
     )
 
 
-def record_names(entry: Entry, want: Want) -> Entry:
-    """The entry, also answering to the want's lines and names."""
+def add_names(entry: Entry, want: Want) -> Entry:
+    """Return the entry with the want's lines and names added."""
     aliases = dict.fromkeys((*entry.aliases, *want.aliases, want.file.filename))
     return replace(
         entry,
@@ -178,9 +177,9 @@ def record_names(entry: Entry, want: Want) -> Entry:
 
 
 def names_of(inventory: Inventory, listed: Mapping[Location, Entry]) -> ModelNames:
-    """What names mean in a job that lists these files: what others call them, and which had to take another name."""
+    """Return the aliases of all files, and the listed files that are not stored under their canonical name."""
     renamed: dict[str, dict[str, str]] = {}
     for location, entry in listed.items():
-        if entry.canonical != location.name and Location(location.where, entry.canonical) not in listed:
+        if entry.canonical != location.name and Location(location.disk_folder, entry.canonical) not in listed:
             renamed.setdefault(location.folder, {})[entry.canonical] = location.name
     return ModelNames(inventory.aliases, renamed)

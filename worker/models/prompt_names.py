@@ -1,8 +1,8 @@
-"""Reading and rewriting an API prompt: which models it names, and what this worker calls them. Pure.
+"""Finds the model names in an API prompt and replaces them by the names of this worker's files. Pure.
 
-A prompt is written against the files of the machine it was made on: Windows paths, subfolders, a browser's `` (1)``.
-:func:`match_models` gives each name the spelling that this worker's ComfyUI lists. Only the API prompt is rewritten, in
-a copy; the workflow that travels in ``extra_pnginfo`` stays as its author saved it.
+A prompt has the names of the machine it was made on: Windows paths, subfolders, a browser's `` (1)``.
+:func:`match_models` gives each name the spelling that this worker's ComfyUI lists. It changes a copy of the API prompt;
+the workflow in ``extra_pnginfo`` stays as its author saved it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from worker.sites.types import MODEL_EXTENSIONS
 Prompt = Mapping[str, Any]
 
 NO_MODEL = frozenset({"", "none", "baked vae", "baked_vae", "default", "auto", "automatic", "disabled", "undefined"})
-"""What loaders of many packs call "no file"; ComfyUI itself judges these."""
+"""Values that loaders of many packs use for "no file"; ComfyUI itself accepts or rejects them."""
 
 _BROWSER_COPY = re.compile(r" \(\d+\)(?=\.[^./]+$)")
 _EMBEDDING = re.compile(r"embedding:([^\s,:()\[\]{}]+)", re.IGNORECASE)
@@ -46,12 +46,12 @@ _CLASS_LINE_TYPES = {"CLIPVisionLoader": "clipvision", "UpscaleModelLoader": "up
 
 @dataclass(frozen=True)
 class ModelNames:
-    """What the model side knows about names, for :func:`match_models`.
+    """The names of the models on disk, for :func:`match_models`.
 
     Args:
         aliases: folder -> file name as ComfyUI lists it -> other names for the same file.
-        renamed: folder -> the name that a file of this job's repo_list should have -> the name it has, because other
-            bytes hold the first. Such a name means the listed file, though an unlisted one matches it exactly.
+        renamed: folder -> canonical name of a file in this job's repo_list -> the name it has on disk, because another
+            file has the canonical one. In this job the canonical name means the listed file, not the other.
     """
 
     aliases: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class ModelNames:
 
 
 class Matched(NamedTuple):
-    """A prompt whose model names this worker's ComfyUI knows, and what was changed for that."""
+    """A prompt with the model names of this worker's ComfyUI, and a warning for each name that was changed."""
 
     prompt: dict[str, Any]
     warnings: list[str]
@@ -78,25 +78,25 @@ class _Input(NamedTuple):
 
 @dataclass(frozen=True)
 class Mentions:
-    """The model names that a prompt mentions anywhere, in the loosest reading: what must not be deleted under it."""
+    """The model names that a prompt mentions anywhere, read as loosely as possible: these files must not be pruned."""
 
     names: frozenset[str] = frozenset()
-    """Base names, :func:`loose` spelling."""
+    """Base names in their :func:`loose_spelling`."""
     texts: tuple[str, ...] = ()
-    """Texts with ``embedding:`` in them, case-folded, forward slashes."""
+    """Texts that contain ``embedding:``, case-folded, with forward slashes."""
 
-    def cover(self, name: str, aliases: Iterable[str] = ()) -> bool:
-        """Whether the prompt may mean the file ``name`` (a path inside its folder), or one of its other names."""
-        if any(loose(each) in self.names for each in (name, *aliases)):
+    def may_mean(self, name: str, aliases: Iterable[str] = ()) -> bool:
+        """Return True if the prompt may mean the file ``name`` (a path inside its folder) by this name or an alias."""
+        if any(loose_spelling(each) in self.names for each in (name, *aliases)):
             return True
         if not self.texts:
             return False
-        stems = {_fold(name).rpartition(".")[0], _fold(_base(name)).rpartition(".")[0]}
+        stems = {_fold(name).rpartition(".")[0], _fold(_basename(name)).rpartition(".")[0]}
         return any(f"embedding:{stem}" in text for stem in stems for text in self.texts)
 
 
 def loader_classes(prompt: Prompt) -> list[str]:
-    """The classes of the nodes that name a model file, each once, sorted: the only ones whose lists must be known."""
+    """Return the classes of the nodes that name a model file, sorted: only their lists are needed for matching."""
     classes = set()
     for node in prompt.values():
         inputs = node.get("inputs") if isinstance(node, Mapping) else None
@@ -105,31 +105,31 @@ def loader_classes(prompt: Prompt) -> list[str]:
     return sorted(classes)
 
 
-def model_names(prompt: Prompt) -> Mentions:
-    """Every model that the prompt may mean: any string that ends like a model, and embeddings and LoRAs in texts."""
+def find_mentions(prompt: Prompt) -> Mentions:
+    """Collect the models that the prompt may mean: strings that end like a model, and embeddings and LoRAs in texts."""
     names: set[str] = set()
     texts: list[str] = []
     for text in _strings(prompt):
         for line in text.splitlines():
             if is_model_name(line.strip()):
-                # Also without a second `` (1)``: a copy of a copy is matched to the copy.
-                names.update((loose(line.strip()), loose(loose(line.strip()))))
+                # Also without a second `` (1)``: match_models matches a copy of a copy to the copy.
+                names.update((loose_spelling(line.strip()), loose_spelling(loose_spelling(line.strip()))))
         for tag in (*_EMBEDDING.findall(text), *_LORA_TAG.findall(text)):
-            names.add(loose(tag if is_model_name(tag) else f"{tag}.safetensors"))
+            names.add(loose_spelling(tag if is_model_name(tag) else f"{tag}.safetensors"))
         if "embedding:" in text.lower():
             texts.append(_fold(text))
     return Mentions(frozenset(names), tuple(texts))
 
 
 def is_model_name(value: str) -> bool:
-    """Whether a value ends like a model file."""
+    """Return True if the value ends like a model file."""
     return value.lower().endswith(MODEL_EXTENSIONS)
 
 
-@lru_cache(maxsize=8192)  # every job asks for every file of the disk
-def loose(name: str) -> str:
-    """A name in the loosest spelling that still counts as the same: base name, no browser's `` (1)``, no case."""
-    return _fold(_plain(_base(name)))
+@lru_cache(maxsize=8192)  # each job asks for all files on the disk
+def loose_spelling(name: str) -> str:
+    """Return the base name without a browser's `` (1)`` and without case: equal for names that may mean one file."""
+    return _fold(_without_copy_number(_basename(name)))
 
 
 def match_models(prompt: Prompt, object_info: Mapping[str, Any], names: ModelNames | None = None) -> Matched:
@@ -137,11 +137,11 @@ def match_models(prompt: Prompt, object_info: Mapping[str, Any], names: ModelNam
 
     Args:
         prompt: API format; not changed.
-        object_info: what ``GET /object_info/<class>`` says, by class. A class that is missing here is left alone.
-        names: aliases and renamed files of this job.
+        object_info: the answers of ``GET /object_info/<class>``, by class. Nodes of other classes are not changed.
+        names: aliases, and renamed files of this job.
 
     Raises:
-        WorkerError: MODEL_MISSING, with every model input that nothing matches in ``details["missing"]``.
+        WorkerError: MODEL_MISSING, with every model input that has no match in ``details["missing"]``.
     """
     names = names or ModelNames()
     result = Matched(copy.deepcopy(dict(prompt)), [])
@@ -184,7 +184,7 @@ def _model_inputs(prompt: Prompt, object_info: Mapping[str, Any]) -> Iterator[_I
 
 
 def _options(info: Any, name: str) -> list[str] | None:
-    """The values of a combo input, in ComfyUI's older form (a list) or its newer one; None when it is no combo."""
+    """Return the values of a combo input, in ComfyUI's older form (a list) or its newer one; None for other inputs."""
     inputs = info.get("input") if isinstance(info, Mapping) else None
     for group in ("required", "optional"):
         fields = inputs.get(group) if isinstance(inputs, Mapping) else None
@@ -205,9 +205,9 @@ def _is_model_list(value: str, options: Sequence[str]) -> bool:
 
 
 def _match(found: _Input, names: ModelNames) -> str | None:
-    """The one option that the value means, by the first step that finds exactly one."""
+    """Return the option that the first step with exactly one result finds; None if no step has one."""
     value, options = found.value, found.options
-    for step in (_listed_elsewhere(names), *_STEPS, _alias(names)):
+    for step in (_renamed(names), *_STEPS, _alias(names)):
         candidates = set(step(value, options))
         if len(candidates) == 1:
             return candidates.pop()
@@ -217,8 +217,8 @@ def _match(found: _Input, names: ModelNames) -> str | None:
 _Step = Callable[[str, Sequence[str]], Iterable[str]]
 
 
-def _spelled(spell_value: Callable[[str], str], spell_option: Callable[[str], str] | None = None) -> _Step:
-    """A step that compares value and options in one spelling (or in two, where only a value is cut)."""
+def _same_spelling(spell_value: Callable[[str], str], spell_option: Callable[[str], str] | None = None) -> _Step:
+    """Make a step that compares value and options in one spelling, or each in its own."""
 
     def step(value: str, options: Sequence[str]) -> Iterable[str]:
         wanted = spell_value(value)
@@ -227,9 +227,9 @@ def _spelled(spell_value: Callable[[str], str], spell_option: Callable[[str], st
     return step
 
 
-def _listed_elsewhere(names: ModelNames) -> _Step:
+def _renamed(names: ModelNames) -> _Step:
     def step(value: str, options: Sequence[str]) -> Iterable[str]:
-        wanted = _base(value)  # two folders may each have renamed a file of one name: the options tell them apart
+        wanted = _basename(value)  # if two folders have renamed files of this name, the options show which is meant
         return [folder[wanted] for folder in names.renamed.values() if folder.get(wanted) in options]
 
     return step
@@ -237,12 +237,12 @@ def _listed_elsewhere(names: ModelNames) -> _Step:
 
 def _alias(names: ModelNames) -> _Step:
     def step(value: str, options: Sequence[str]) -> Iterable[str]:
-        wanted, listed = loose(value), set(options)
+        wanted, listed = loose_spelling(value), set(options)
         return [
             actual
             for folder in names.aliases.values()
             for actual, others in folder.items()
-            if actual in listed and any(loose(other) == wanted for other in others)
+            if actual in listed and any(loose_spelling(other) == wanted for other in others)
         ]
 
     return step
@@ -252,27 +252,27 @@ def _slashes(name: str) -> str:
     return name.replace("\\", "/")
 
 
-def _base(name: str) -> str:
+def _basename(name: str) -> str:
     return _slashes(name).rpartition("/")[2]
 
 
-def _plain(name: str) -> str:
+def _without_copy_number(name: str) -> str:
     return _BROWSER_COPY.sub("", name)
 
 
 def _fold(name: str) -> str:
-    """No case, and accents composed: macOS writes them apart."""
+    """Fold the case and compose accents, which macOS writes decomposed."""
     return unicodedata.normalize("NFC", _slashes(name)).casefold()
 
 
 _STEPS: tuple[_Step, ...] = (
-    _spelled(str),
-    _spelled(_slashes),
-    _spelled(_base),
-    _spelled(lambda name: _plain(_base(name)), _base),
-    _spelled(_fold),
-    _spelled(lambda name: _fold(_base(name))),
-    _spelled(loose, lambda name: _fold(_base(name))),
+    _same_spelling(str),
+    _same_spelling(_slashes),
+    _same_spelling(_basename),
+    _same_spelling(lambda name: _without_copy_number(_basename(name)), _basename),
+    _same_spelling(_fold),
+    _same_spelling(lambda name: _fold(_basename(name))),
+    _same_spelling(loose_spelling, lambda name: _fold(_basename(name))),
 )
 
 
@@ -284,25 +284,25 @@ def _missing_error(missing: Sequence[_Input]) -> WorkerError:
             "input": each.name,
             "value": each.value,
             "candidates": nearest(each.value, each.options),
-            "line": _line(each),
+            "line": _repo_line(each),
         }
         for each in missing
     ]
-    said = "; ".join(f"{each}: {each.value!r} is not here{_nearest_text(each)}" for each in missing[:5])
+    message = "; ".join(f"{each}: {each.value!r} is not here{_nearest_text(each)}" for each in missing[:5])
     more = f"; and {len(missing) - 5} more" if len(missing) > 5 else ""
-    lines = " and ".join(dict.fromkeys(f'"{_line(each)}"' for each in missing[:5]))
-    return WorkerError(Code.MODEL_MISSING, said + more, f"Add {lines} to repo_list.", details={"missing": facts})
+    lines = " and ".join(dict.fromkeys(f'"{_repo_line(each)}"' for each in missing[:5]))
+    return WorkerError(Code.MODEL_MISSING, message + more, f"Add {lines} to repo_list.", details={"missing": facts})
 
 
 def _nearest_text(found: _Input) -> str:
     if not any(is_model_name(option) for option in found.options):
         return " (this worker has no model for this input)"
     near = nearest(found.value, found.options)
-    return f" (nearest: {', '.join(near)})" if near else f" (none of {len(found.options)} is like it)"
+    return f" (nearest: {', '.join(near)})" if near else f" (none of the {len(found.options)} names here is like it)"
 
 
 def nearest(value: str, options: Sequence[str], count: int = 3) -> list[str]:
-    """The options whose names are most like ``value``, best first."""
+    """Return the options whose names are most like ``value``, best first."""
     spelled: dict[str, list[str]] = {}
     for option in options:
         spelled.setdefault(_stem(option), []).append(option)
@@ -311,12 +311,12 @@ def nearest(value: str, options: Sequence[str], count: int = 3) -> list[str]:
 
 
 def _stem(name: str) -> str:
-    """What tells names apart; with their common ending all of them would be alike."""
-    return loose(name).rpartition(".")[0] or loose(name)
+    """Return the name without its ending, which is the same for most names and would make all of them similar."""
+    return loose_spelling(name).rpartition(".")[0] or loose_spelling(name)
 
 
-def _line(found: _Input) -> str:
-    """The repo_list line that would bring the model, but for its link, which nobody here knows."""
+def _repo_line(found: _Input) -> str:
+    """Return the repo_list line that would add the model, with a placeholder for its unknown link."""
     word = _CLASS_LINE_TYPES.get(found.class_type) or _LINE_TYPES.get(found.name)
     link = "https://civitai.com/api/download/models/<version id>"
     return f"{word} {link}" if word else link

@@ -1,7 +1,7 @@
-"""What may be deleted, and the one function in the worker that deletes a model.
+"""Decides which models may be deleted, and holds the one function in the worker that deletes a model.
 
-The rules are pure: they judge an :class:`~worker.models.inventory.Inventory`, one look at the disk, and say of every
-file why it stays. :func:`delete` looks again, and takes away the very file that was judged or none.
+The rules are pure: they read an :class:`~worker.models.inventory.Inventory`, a snapshot of the disk, and give a reason
+for every file that is kept. :func:`delete` checks again, and deletes only the very file of the snapshot.
 """
 
 from __future__ import annotations
@@ -25,43 +25,43 @@ from worker.text import amount
 
 PRUNABLE = ".safetensors"
 PRUNE_MAX_FILES = 200
-"""A job that would delete more than this deletes nothing: that is a wrong list or a wrong folder, not lean keeping."""
+"""A job that would delete more files than this deletes none: its list or its folder must be wrong."""
 SPARE_BYTES = 64 << 20
-"""Stays free beside new models: outputs, logs and the manifest live on the same disk."""
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""Kept free besides the new models: outputs, logs and the manifest are on the same disk."""
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
 class PruneRules:
-    """Everything besides the disk that decides whether and what to delete."""
+    """Everything besides the snapshot that decides what is deleted."""
 
-    wanted: bool
+    enabled: bool
     """The job's ``prune``, else the environment's."""
     list_empty: bool
     shared: bool
     """The root is on a shared network volume that PRUNE_ROOTS does not name."""
     no_other_job: bool
-    """No other job runs in this process."""
+    """No other job is running in this process."""
     started_ns: int
-    """When the job began: what was written since is not this plan's to judge."""
+    """Job start (ns since the epoch); newer files are never pruned."""
     dry_run: bool = False
     keep_globs: tuple[str, ...] = ()
     keep_bytes: int = 0
-    """Budget of KEEP_GB for unlisted files."""
+    """KEEP_GB: budget for unlisted files."""
     preinstalled: Collection[Fingerprint] = frozenset()
-    """What was on the worker's own disk before it."""
+    """Files that were on the worker's own disk before it started."""
     in_use: Collection[Location] = frozenset()
     """Files that other workers claim (:mod:`worker.models.leases`)."""
     used_since: float | None = None
-    """On a shared volume: a file used by any worker after this (seconds since the epoch) may be in use there now."""
+    """On a shared volume: files used after this (seconds since the epoch) may be in use by another worker."""
     last_used: Mapping[Location, float] = field(default_factory=dict)
-    """Uses that the manifest does not know of yet."""
+    """Uses that are not in the manifest yet (seconds since the epoch)."""
 
-    def why_not(self) -> str | None:
-        """Why this job deletes nothing; None when it may."""
+    def blocked_by(self) -> str | None:
+        """Return the reason why this job deletes nothing; None if it may delete."""
         reasons = (
             (self.list_empty, "repo_list is empty"),
-            (not self.wanted, "prune is off"),
+            (not self.enabled, "prune is off"),
             (self.shared, "the models are on a shared volume that PRUNE_ROOTS does not name"),
             (not self.no_other_job, "another job is running in this worker"),
         )
@@ -70,24 +70,24 @@ class PruneRules:
 
 @dataclass(frozen=True)
 class PrunePlan:
-    """What may go. Nothing goes when ``withheld`` says why."""
+    """The files that may be deleted; none are if ``blocked_by`` has a reason."""
 
     to_delete: tuple[DiskFile, ...] = ()
     """Largest first."""
     cached: tuple[DiskFile, ...] = ()
-    """Unlisted, kept by KEEP_GB; may go when the disk cannot hold the new models otherwise. Largest first."""
+    """Unlisted files kept by KEEP_GB; deleted only if the new models do not fit otherwise. Largest first."""
     kept: Mapping[Location, str] = field(default_factory=dict)
-    """Unlisted files that stay, and why."""
+    """Unlisted files that are kept -> the reason."""
     blocked_by: str | None = None
 
 
 def plan_prune(inventory: Inventory, listed: Collection[Location], mentions: Mentions, rules: PruneRules) -> PrunePlan:
-    """Decide for every unlisted file whether it stays, by the first rule that keeps it."""
-    blocked_by = rules.why_not()
+    """Keep or delete each unlisted file. The reason to keep it is that of the first rule that applies."""
+    blocked_by = rules.blocked_by()
     if blocked_by:
         return PrunePlan(blocked_by=blocked_by)
     kept: dict[Location, str] = {}
-    loose = []
+    unprotected = []
     for location, file in inventory.files.items():
         if location in listed:
             continue
@@ -95,12 +95,12 @@ def plan_prune(inventory: Inventory, listed: Collection[Location], mentions: Men
         if reason:
             kept[location] = reason
         else:
-            loose.append(file)
-    cached = _within_budget(loose, inventory, rules)
+            unprotected.append(file)
+    cached = _within_budget(unprotected, inventory, rules)
     kept.update((file.location, "KEEP_GB") for file in cached)
-    to_delete = [file for file in loose if file not in cached]
+    to_delete = [file for file in unprotected if file not in cached]
     if len(to_delete) > PRUNE_MAX_FILES:
-        return PrunePlan(kept=kept, blocked_by=f"{len(to_delete)} files would go, more than {PRUNE_MAX_FILES}")
+        return PrunePlan(kept=kept, blocked_by=f"{len(to_delete)} files would be deleted, more than {PRUNE_MAX_FILES}")
     return PrunePlan(
         to_delete=_largest_first(to_delete),
         cached=_largest_first(cached),
@@ -112,15 +112,15 @@ def plan_prune(inventory: Inventory, listed: Collection[Location], mentions: Men
 def _why_kept(file: DiskFile, entry: Entry | None, mentions: Mentions, rules: PruneRules) -> str | None:
     location = file.location
     reason = None
-    if location.where not in MANAGED_FOLDERS:
+    if location.disk_folder not in MANAGED_FOLDERS:
         reason = "not in a managed folder"
     elif file.linked:
         reason = "behind a symlink"
     elif not location.name.lower().endswith(PRUNABLE):
         reason = f"not {PRUNABLE}"
-    elif mentions.cover(location.name, (*entry.aliases, entry.canonical) if entry else ()):
+    elif mentions.may_mean(location.name, (*entry.aliases, entry.canonical) if entry else ()):
         reason = "named by the prompt"
-    elif _globbed(location, rules.keep_globs):
+    elif _matches_glob(location, rules.keep_globs):
         reason = "KEEP_MODELS"
     elif file.fingerprint in rules.preinstalled:
         reason = "baked into the image, or there before the worker"
@@ -128,29 +128,29 @@ def _why_kept(file: DiskFile, entry: Entry | None, mentions: Mentions, rules: Pr
         reason = "younger than the job"
     elif location in rules.in_use:
         reason = "another worker uses it"
-    elif rules.used_since is not None and _recency(file, entry, rules) >= rules.used_since:
+    elif rules.used_since is not None and _last_use(file, entry, rules) >= rules.used_since:
         reason = "another worker may be using it"
     return reason
 
 
-def _globbed(location: Location, globs: Sequence[str]) -> bool:
+def _matches_glob(location: Location, globs: Sequence[str]) -> bool:
     spellings = [spelling.casefold() for spelling in (location.basename, location.name, str(location))]
     return any(fnmatch.fnmatchcase(spelling, glob.casefold()) for glob in globs for spelling in spellings)
 
 
-def _recency(file: DiskFile, entry: Entry | None, rules: PruneRules) -> float:
-    """Seconds since the epoch of the last known use; when a use is not known, of the last change."""
+def _last_use(file: DiskFile, entry: Entry | None, rules: PruneRules) -> float:
+    """Return the time of the last known use, or else of the last change, in seconds since the epoch."""
     used = max(entry.last_used if entry else 0.0, rules.last_used.get(file.location, 0.0))
     return used or max(file.mtime_ns, file.ctime_ns) / 1e9
 
 
 def _within_budget(files: Sequence[DiskFile], inventory: Inventory, rules: PruneRules) -> list[DiskFile]:
-    """The most recently used files that fit into KEEP_GB; one that does not fit leaves its room to older ones."""
+    """Return the most recently used files that fit into KEEP_GB. If one does not fit, older ones may take its room."""
     if not rules.keep_bytes:
         return []
     room = rules.keep_bytes
     chosen = []
-    for file in sorted(files, key=lambda f: _recency(f, inventory.entries.get(f.location), rules), reverse=True):
+    for file in sorted(files, key=lambda f: _last_use(f, inventory.entries.get(f.location), rules), reverse=True):
         if file.size <= room:
             chosen.append(file)
             room -= file.size
@@ -161,14 +161,14 @@ def _largest_first(files: Iterable[DiskFile]) -> tuple[DiskFile, ...]:
     return tuple(sorted(files, key=lambda file: (-file.size, file.location)))
 
 
-def room_first(plan: PrunePlan, needed: int, free: int, *, shared: bool) -> tuple[DiskFile, ...] | None:
-    """What must be deleted before the new models can be fetched; None when they would not fit even then.
+def files_to_make_room(plan: PrunePlan, needed: int, free: int, *, shared: bool) -> tuple[DiskFile, ...] | None:
+    """Return the files to delete so that the new models fit; None if they would not fit even then.
 
     Args:
-        plan: files that go anyway are taken first, those that KEEP_GB keeps only if that is not enough.
-        needed: bytes of the new models, as far as the sites say.
+        plan: files that will be deleted anyway come first; those kept by KEEP_GB only if that is not enough.
+        needed: bytes of the new models, as far as the sites publish sizes.
         free: bytes free now.
-        shared: on a shared volume no room is made; it is not this worker's to judge what others need next.
+        shared: on a shared volume no room is made: another worker may need the files next.
     """
     missing = needed + SPARE_BYTES - free if needed else 0
     if missing <= 0:
@@ -185,14 +185,14 @@ def room_first(plan: PrunePlan, needed: int, free: int, *, shared: bool) -> tupl
 
 
 def bytes_of(files: Iterable[DiskFile]) -> int:
-    """The files' sizes together."""
+    """Return the sum of the files' sizes."""
     return sum(file.size for file in files)
 
 
 def disk_full(plan: PrunePlan, needed: int, free: int) -> WorkerError:
-    """The error of models that do not fit, and what pruning could or could not do about it."""
+    """Make the error for models that do not fit, with what pruning could free or why it may not."""
     unlisted = 0 if plan.blocked_by else bytes_of((*plan.to_delete, *plan.cached))
-    could = f", and {amount(unlisted)} of unlisted models are too little" if unlisted else ""
+    could = f", and deleting {amount(unlisted)} of unlisted models would not be enough" if unlisted else ""
     why = f" (nothing is pruned: {plan.blocked_by})" if plan.blocked_by else ""
     return WorkerError(
         Code.DISK_FULL,
@@ -202,12 +202,12 @@ def disk_full(plan: PrunePlan, needed: int, free: int) -> WorkerError:
 
 
 def is_within(root: Path, folders: Iterable[Path]) -> bool:
-    """Whether ``root`` is one of ``folders`` or lies under one; all symlinks already resolved."""
+    """Return True if ``root`` is one of ``folders`` or under one. All symlinks must be resolved already."""
     return any(root == folder or folder in root.parents for folder in folders)
 
 
 class Outcome(Enum):
-    """How a deletion ended."""
+    """The result of a deletion, as the log shows it."""
 
     DELETED = "deleted"
     GONE = "was already gone"
@@ -216,25 +216,25 @@ class Outcome(Enum):
 
 
 def delete(root: Path, file: DiskFile) -> Outcome:
-    """Delete ``file`` if what lies at its path is still the file that was seen: same inode, size and time.
+    """Delete ``file`` if its path still holds the file of the snapshot: same inode, size and modification time.
 
-    No symlink under ``root`` is followed, not even one that replaced a folder after the plan was made.
+    No symlink under ``root`` is followed, not even one that replaced a folder since the snapshot.
 
     Raises:
-        OSError: the disk refuses (read-only, no permission).
+        OSError: the file cannot be deleted (read-only disk, no permission).
     """
-    *folders, name = (file.location.where, *file.location.name.split("/"))
+    *folders, name = (file.location.disk_folder, *file.location.name.split("/"))
     try:
         folder = _open_folder(root, folders)
     except FileNotFoundError:
         return Outcome.GONE
     except OSError as error:
-        if error.errno in (errno.ENOTDIR, errno.ELOOP):  # a symlink, as Linux and macOS name it
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):  # a symlink: ENOTDIR on Linux, ELOOP on macOS
             return Outcome.CHANGED
         raise
     try:
         facts = os.stat(name, dir_fd=folder, follow_symlinks=False)
-        if not _is_same(facts, file):
+        if not _is_same_file(facts, file):
             return Outcome.CHANGED
         os.unlink(name, dir_fd=folder)
     except FileNotFoundError:
@@ -251,14 +251,14 @@ def _open_folder(root: Path, parts: list[str]) -> int:
             os.close(folder)
             raise NotADirectoryError(errno.ENOTDIR, "not a folder name", part)
         try:
-            deeper = os.open(part, _FOLDER, dir_fd=folder)
+            deeper = os.open(part, _FOLDER_FLAGS, dir_fd=folder)
         finally:
             os.close(folder)
         folder = deeper
     return folder
 
 
-def _is_same(facts: os.stat_result, file: DiskFile) -> bool:
+def _is_same_file(facts: os.stat_result, file: DiskFile) -> bool:
     return (
         stat.S_ISREG(facts.st_mode)
         and facts.st_ino == file.inode

@@ -1,7 +1,7 @@
-"""Makes room and prunes for one worker, as ``prune.py`` decides.
+"""Makes room and prunes for one worker, by the rules of ``prune_rules.py``.
 
-Remembers what that decision needs for as long as the worker lives: what was on its disk before it, when models were
-last used, and what it deleted. Its ComfyUI lets go of its files before the first of them goes.
+Keeps the facts those rules need while the worker lives: the files that were on its disk before it, the last use of each
+model, and what it deleted. ComfyUI is asked to close its model files before the first one is deleted.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ from worker.models.prune_rules import (
     PruneRules,
     delete,
     disk_full,
+    files_to_make_room,
     is_within,
     plan_prune,
-    room_first,
 )
 from worker.settings import Settings
 from worker.stop import Stop
 from worker.text import amount
 
 USES_EVERY_S = 60.0
-"""How old the manifest's ``last_used`` may be: writing it for every job would cost more than knowing it is worth."""
+"""How old ``last_used`` in the manifest may be: writing it for every job would cost too much."""
 ROOM_WAIT_S = 10.0
-"""How long deleted bytes may take to come free: ComfyUI's mapping of a file holds them until it lets go."""
+"""How long deleted bytes may take to become free: ComfyUI holds them until it unmaps the file."""
 
 log = logging.getLogger(__name__)
 
 
 class Pruner:
-    """Deletes one worker's models. Build it before the first job: what is on the disk then is never pruned.
+    """Deletes one worker's models. Build it before the first job: files that are on the disk then are never pruned.
 
     Args:
-        settings: what may be pruned.
-        folders: the models.
-        leases: what the other workers on these folders are using.
-        shared: they are on a network volume that other workers use too.
-        release: makes ComfyUI let go of files it has loaded.
-        free_bytes: what the disk of a folder has free.
+        settings: whether and what to prune.
+        folders: the models folder.
+        leases: the claims of the other workers on it.
+        shared: the folder is on a network volume that other workers use too.
+        release: makes ComfyUI close the model files it has loaded.
+        free_bytes: returns the bytes free on the disk of a folder.
     """
 
     def __init__(
@@ -68,50 +68,50 @@ class Pruner:
         self.folders = folders
         self._leases = leases
         self.shared = shared
-        self.preinstalled = frozenset() if shared else folders.read().not_brought_here(THIS_HOST)
+        self.preinstalled = frozenset() if shared else folders.read().not_downloaded_on(THIS_HOST)
         self.deleted_names: dict[Location, str] = {}
-        """Identity by place of what was deleted while this ComfyUI lived; its caches go by name."""
+        """Location -> identity of files deleted since ComfyUI started: its caches go by name."""
         self._used: dict[Location, float] = {}
         self._release = release
         self._free_bytes = free_bytes
 
     def plan(self, job: ModelJob, inventory: Inventory, listed: Collection[Location]) -> PrunePlan:
-        """What may go in this job."""
-        rules = self._rules(job.started_ns, wanted=job.prune, empty=not job.lines, no_other_job=job.no_other_job())
-        if not rules.why_not():
+        """Decide what this job may delete."""
+        rules = self._rules(job.started_ns, enabled=job.prune, empty=not job.lines, no_other_job=job.no_other_job())
+        if not rules.blocked_by():
             rules = replace(rules, in_use=self._leases.others().using)
         return plan_prune(inventory, listed, job.mentions, rules)
 
-    def why_not(self) -> str | None:
-        """Why this worker prunes nothing whatever a job lists; None when it does prune."""
-        return self._rules(time.time_ns(), wanted=self.settings.prune, empty=False, no_other_job=True).why_not()
+    def blocked_by(self) -> str | None:
+        """Return the reason why this worker never prunes, whatever a job lists; None if it may prune."""
+        return self._rules(time.time_ns(), enabled=self.settings.prune, empty=False, no_other_job=True).blocked_by()
 
     def make_room(self, job: ModelJob, inventory: Inventory, needed: int, pruning: PrunePlan) -> None:
-        """Delete unlisted models before a download of so many bytes, only if it fits with that and not without.
+        """Delete unlisted models if only then a download of ``needed`` bytes fits.
 
         Raises:
             WorkerError: DISK_FULL.
         """
         free = self._free_bytes(nearest_existing(self.folders.root))
-        first = room_first(pruning, needed, free, shared=self.shared)
-        if first is None:
+        to_delete = files_to_make_room(pruning, needed, free, shared=self.shared)
+        if to_delete is None:
             raise disk_full(pruning, needed, free)
-        if first:
-            log.info("making room for %s: %d files go first", amount(needed), len(first))
-            self._delete(job, inventory, first)
+        if to_delete:
+            log.info("making room for %s: deleting %d files first", amount(needed), len(to_delete))
+            self._delete(job, inventory, to_delete)
             self._wait_for_room(job.stop, needed)
 
     def prune(self, job: ModelJob, inventory: Inventory, pruning: PrunePlan) -> None:
-        """Delete what the plan dooms, or warn of what would have gone."""
+        """Delete the files of the plan, or add a warning that names them if the plan is blocked (a dry run)."""
         if pruning.blocked_by:
             if pruning.to_delete:
                 names = ", ".join(str(file.location) for file in pruning.to_delete)
-                job.warnings.append(f"{pruning.blocked_by}: {len(pruning.to_delete)} models would have gone: {names}")
+                job.warnings.append(f"{pruning.blocked_by}: {len(pruning.to_delete)} models would be deleted: {names}")
             return
         self._delete(job, inventory, [file for file in pruning.to_delete if file.location not in job.deleted])
 
-    def note_use(self, listed: Mapping[Location, Entry], inventory: Inventory, pruning: PrunePlan) -> None:
-        """Remember when the job's models were used; written down only if what is written is rather old."""
+    def record_use(self, listed: Mapping[Location, Entry], inventory: Inventory, pruning: PrunePlan) -> None:
+        """Record that the job's models were used now; in the manifest only if its ``last_used`` is old."""
         now = time.time()
         named = (location for location, reason in pruning.kept.items() if reason == "named by the prompt")
         used = [*listed, *named]
@@ -125,13 +125,13 @@ class Pruner:
         if stale:
             self.folders.commit({entry.location: replace(entry, last_used=now) for entry in stale})
 
-    def _rules(self, started_ns: int, *, wanted: bool, empty: bool, no_other_job: bool) -> PruneRules:
+    def _rules(self, started_ns: int, *, enabled: bool, empty: bool, no_other_job: bool) -> PruneRules:
         settings = self.settings
-        named = is_within(self.folders.root, [root.resolve() for root in settings.prune_roots])
+        in_prune_roots = is_within(self.folders.root, [root.resolve() for root in settings.prune_roots])
         return PruneRules(
-            wanted=wanted,
+            enabled=enabled,
             list_empty=empty,
-            shared=self.shared and not named,
+            shared=self.shared and not in_prune_roots,
             no_other_job=no_other_job,
             started_ns=started_ns,
             dry_run=settings.prune_dry_run,
@@ -143,12 +143,13 @@ class Pruner:
         )
 
     def _wait_for_room(self, stop: Stop, needed: int) -> None:
-        until = time.monotonic() + ROOM_WAIT_S
+        deadline = time.monotonic() + ROOM_WAIT_S
         while (free := self._free_bytes(self.folders.root)) < needed:
-            if time.monotonic() > until:
-                what = f"the missing models need {amount(needed)} but the disk has {amount(free)} free"
+            if time.monotonic() > deadline:
                 raise WorkerError(
-                    Code.DISK_FULL, f"{what}, though unlisted models were deleted: something still maps them"
+                    Code.DISK_FULL,
+                    f"the missing models need {amount(needed)} but the disk has {amount(free)} free, though unlisted "
+                    "models were deleted: a process still has them open",
                 )
             stop.sleep(0.2)
 
@@ -173,10 +174,10 @@ class Pruner:
         self.folders.commit(dict.fromkeys(job.deleted))
 
     def _release_comfyui_files(self, job: ModelJob) -> None:
-        """Ask ComfyUI once a job to close its files: a mapped file keeps its disk space though it is deleted."""
+        """Ask ComfyUI once a job to close its model files: a deleted file keeps its disk space while it is mapped."""
         if self._release and not job.released:
             job.released = True
             try:
                 self._release()
             except (OSError, WorkerError) as error:
-                log.warning("ComfyUI did not let go of its models (%s)", type(error).__name__)
+                log.warning("ComfyUI did not close its model files (%s)", type(error).__name__)

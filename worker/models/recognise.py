@@ -1,4 +1,4 @@
-"""Recognises wanted models that are on disk already though the manifest does not know them, by their bytes."""
+"""Recognises wanted models by their bytes that are on disk but not in the manifest."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ log = logging.getLogger(__name__)
 
 
 def recognise(
-    wants: Sequence[Want], inventory: Inventory, folders: ModelFolders, stop: Stop, *, but: Collection[Location] = ()
+    wants: Sequence[Want], inventory: Inventory, folders: ModelFolders, stop: Stop, *, skip: Collection[Location] = ()
 ) -> dict[Want, Entry]:
-    """The wanted files that are on disk already: right name, right size, right bytes.
+    """Return an entry for each wanted model that is on disk already, with the right name, size and bytes.
 
     Args:
-        wants: what to look for; a file on disk answers one of them at most.
-        inventory: the disk.
-        folders: where the files are.
-        stop: ends the hashing.
-        but: names at which nothing is looked at.
+        wants: the models to look for; a file on disk answers one of them at most.
+        inventory: the files on disk.
+        folders: the models folder.
+        stop: cancels the hashing.
+        skip: locations that are not considered.
     """
     candidates = {want: plan.candidates(want, inventory) for want in wants}
     searching = [want for want, files in candidates.items() if files]
@@ -42,15 +42,15 @@ def recognise(
         return {}
 
     def search(want: Want) -> Entry | None:
-        allowed = (file for file in candidates[want] if file.location not in but)
-        file = next((f for f in allowed if is_right(folders.path(f.location), want.file, stop)), None)
+        allowed = (file for file in candidates[want] if file.location not in skip)
+        file = next((f for f in allowed if has_expected_bytes(folders.path(f.location), want.file, stop)), None)
         if not file:
             return None
         log.info("%s is there already", file.location)
         origin = "downloaded" if file.location in inventory.pending else "adopted"
-        return plan.record(want, file, time.time(), sha256=want.file.sha256, origin=origin)
+        return plan.new_entry(want, file, time.time(), sha256=want.file.sha256, origin=origin)
 
-    with ThreadPoolExecutor(HASHERS, "adopt") as pool:
+    with ThreadPoolExecutor(HASHERS, "recognise") as pool:
         found = list(zip(searching, pool.map(search, searching), strict=True))
     first: dict[Location, tuple[Want, Entry]] = {}
     for want, entry in found:
@@ -59,8 +59,8 @@ def recognise(
     return dict(first.values())
 
 
-def is_right(path: Path, wanted: ModelFile, stop: Stop) -> bool:
-    """Whether the bytes on disk are the wanted ones, as far as the site says what those are."""
+def has_expected_bytes(path: Path, wanted: ModelFile, stop: Stop) -> bool:
+    """Return True if the file has the header and, if the site published it, the hash of the wanted model."""
     try:
         if path.name.lower().endswith(SAFE_EXTENSIONS):
             check_safetensors(path)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from worker.models.prompt_names import is_model_name, loose
+from worker.models.prompt_names import is_model_name, loose_spelling
 
 MAX_DEPTH = 64  # of a value that comes through other nodes
 _SEEDS = ("seed", "noise_seed")
@@ -279,7 +279,7 @@ class _Graph:
 
 def _facts(name: str, models: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Return hash, identity and link of a model from the job's model report."""
-    found = next((each for each in models if loose(str(each.get("name", ""))) == loose(name)), {})
+    found = next((each for each in models if loose_spelling(str(each.get("name", ""))) == loose_spelling(name)), {})
     facts = {key: found[key] for key in ("sha256", "identity", "folder", "bytes") if found.get(key)}
     if link := _link(str(found.get("identity", ""))):
         facts["link"] = link
