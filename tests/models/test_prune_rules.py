@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.inventories import GB, NOW_NS, OLD_NS, disk, entry, inventory
 from tests.support.model_bench import put
+from worker.errors import Code
 from worker.models import prune_rules as prune
 from worker.models.inventory import ModelFolders
 from worker.models.locations import Location
@@ -74,6 +75,11 @@ def test_other_bytes_under_a_baked_name_are_not_baked():
     assert pruned(inventory(file), preinstalled={(file.location, file.size + 1, file.mtime_ns)}) == [str(file.location)]
 
 
+def test_files_that_another_worker_claims_are_kept():
+    used, unused = disk("loras/used.safetensors"), disk("loras/unused.safetensors")
+    assert pruned(inventory(used, unused), in_use={used.location}) == ["loras/unused.safetensors"]
+
+
 @pytest.mark.parametrize("when", [{"mtime_ns": NOW_NS}, {"ctime_ns": NOW_NS + 5}])
 def test_files_younger_than_the_job_are_kept(when):
     assert pruned(inventory(disk("loras/new.safetensors", **when))) == []
@@ -116,6 +122,23 @@ def test_a_plan_that_would_delete_very_many_files_deletes_none():
     assert len(pruned(inventory(*many[1:]))) == prune.PRUNE_MAX_FILES
 
 
+def test_the_most_files_that_one_job_deletes_are_200():
+    many = [disk(f"loras/{n}.safetensors") for n in range(201)]
+    kept = disk("loras/a.ckpt")
+    chosen = prune.plan_prune(inventory(kept, *many), (), Mentions(), RULES)
+    assert chosen.blocked_by == "201 files would be deleted, more than 200"
+    assert list(chosen.kept) == [kept.location]
+
+
+def test_files_of_one_size_go_in_the_order_of_their_names():
+    stock = inventory(*(disk(f"loras/{name}.safetensors") for name in "cab"))
+    assert pruned(stock) == [f"loras/{name}.safetensors" for name in "abc"]
+
+
+def test_a_plan_that_nothing_blocks_has_no_reason():
+    assert prune.plan_prune(inventory(disk("loras/a.safetensors")), (), Mentions(), RULES).blocked_by is None
+
+
 def test_a_dry_run_says_what_would_go_and_withholds_it():
     chosen = prune.plan_prune(inventory(disk("loras/a.safetensors")), (), Mentions(), replace(RULES, dry_run=True))
     assert len(chosen.to_delete) == 1
@@ -128,6 +151,36 @@ def test_on_a_shared_volume_what_another_worker_used_lately_is_kept():
     stock = inventory(used, unused, entries=[entry(used, last_used=NOW_NS / 1e9 - 30)])
     assert pruned(stock, used_since=NOW_NS / 1e9 - 600) == ["loras/unused.safetensors"]
     assert sorted(pruned(stock)) == ["loras/unused.safetensors", "loras/used.safetensors"]
+
+
+def test_a_use_at_the_very_limit_still_counts_as_lately():
+    file = disk("loras/used.safetensors")
+    stock = inventory(file, entries=[entry(file, last_used=1e9)])
+    assert pruned(stock, used_since=1e9) == []
+    assert pruned(stock, used_since=1e9 + 1) == ["loras/used.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("file", "rules", "reason"),
+    [
+        (disk("unet/a.safetensors"), {}, "not in a managed folder"),
+        (disk("loras/a.safetensors", linked=True), {}, "behind a symlink"),
+        (disk("loras/a.ckpt"), {}, "not .safetensors"),
+        (disk("loras/named.safetensors"), {}, "named by the prompt"),
+        (disk("loras/a.safetensors"), {"keep_globs": ("a*",)}, "KEEP_MODELS"),
+        (disk("loras/a.safetensors"), {"preinstalled": {disk("loras/a.safetensors").fingerprint}}, "baked into"),
+        (disk("loras/a.safetensors", ctime_ns=NOW_NS), {}, "younger than the job"),
+        (disk("loras/a.safetensors"), {"in_use": {Location("loras", "a.safetensors")}}, "another worker uses it"),
+        (disk("loras/a.safetensors"), {"used_since": 0.0}, "another worker may be using it"),
+        (disk("loras/a.safetensors"), {"keep_bytes": GB}, "KEEP_GB"),
+    ],
+)
+def test_the_plan_gives_the_reason_for_each_file_that_is_kept(file, rules, reason):
+    mentions = find_mentions({"1": {"inputs": {"lora_name": "named.safetensors"}}})
+    chosen = prune.plan_prune(inventory(file), (), mentions, replace(RULES, **rules))
+    assert list(chosen.kept) == [file.location]
+    assert chosen.kept[file.location].startswith(reason)
+    assert chosen.to_delete == ()
 
 
 def test_keep_gb_keeps_the_most_recently_used():
@@ -143,6 +196,18 @@ def test_keep_gb_counts_uses_of_this_process_and_falls_back_to_the_files_time():
     old, new = disk("loras/old.safetensors"), disk("loras/new.safetensors", ctime_ns=OLD_NS + 10**9)
     assert pruned(inventory(old, new), keep_bytes=GB) == ["loras/old.safetensors"]
     assert pruned(inventory(old, new), keep_bytes=GB, last_used={old.location: 2e9}) == ["loras/new.safetensors"]
+
+
+@pytest.mark.parametrize("changed", ["mtime_ns", "ctime_ns"])
+def test_keep_gb_takes_the_later_of_a_files_two_times(changed):
+    old, new = disk("loras/old.safetensors"), disk("loras/new.safetensors", **{changed: OLD_NS + 10**9})
+    assert pruned(inventory(old, new), keep_bytes=GB) == ["loras/old.safetensors"]
+
+
+def test_what_keep_gb_keeps_is_in_the_plan_largest_first_to_make_room_with():
+    small, large = disk("loras/small.safetensors", 1, ctime_ns=OLD_NS + 9), disk("loras/large.safetensors", 2)
+    chosen = prune.plan_prune(inventory(small, large), (), Mentions(), replace(RULES, keep_bytes=3))
+    assert chosen.cached == (large, small)
 
 
 def test_keep_gb_lets_a_smaller_older_file_use_the_room_that_a_large_one_cannot():
@@ -216,6 +281,17 @@ def test_what_keep_gb_keeps_gives_way_only_after_the_rest():
     assert room(13 * GB, 2 * GB) == ["l.safetensors", "m.safetensors", "c.safetensors"]
 
 
+def test_64_mib_stay_free_beside_the_new_models():
+    spare = 64 << 20
+    assert room(GB, GB + spare) == []
+    assert room(GB, GB + spare - 1) == ["l.safetensors"]
+
+
+def test_room_that_is_just_enough_is_enough():
+    assert room(7 * GB, 2 * GB + prune.SPARE_BYTES) == ["l.safetensors"]
+    assert room(14 * GB, 2 * GB + prune.SPARE_BYTES) == ["l.safetensors", "m.safetensors", "c.safetensors"]
+
+
 def test_no_room_is_made_when_it_would_not_be_enough():
     assert room(15 * GB, 2 * GB) is None
 
@@ -224,6 +300,27 @@ def test_no_room_is_made_on_a_shared_volume_or_when_pruning_is_withheld():
     assert room(3 * GB, 2 * GB, shared=True) is None
     assert room(3 * GB, 2 * GB, PrunePlan(blocked_by="prune is off")) is None
     assert room(3 * GB, 2 * GB, replace(ROOM, blocked_by="PRUNE_DRY_RUN is on")) is None
+
+
+def test_a_full_disk_is_told_with_what_is_needed_free_and_prunable():
+    error = prune.disk_full(ROOM, 20 * GB, 3 * GB)
+    assert error.code is Code.DISK_FULL
+    assert error.details == {"needed_bytes": 20 * GB, "free_bytes": 3 * GB, "prunable_bytes": 12 * GB}
+    assert error.message == (
+        "the missing models need 20.00 GB but the disk has 3.00 GB free, "
+        "and deleting 12.00 GB of unlisted models would not be enough"
+    )
+
+
+def test_a_full_disk_on_which_nothing_may_be_pruned_is_told_with_the_reason():
+    error = prune.disk_full(replace(ROOM, blocked_by="prune is off"), 20 * GB, 3 * GB)
+    assert error.details["prunable_bytes"] == 0
+    assert error.message.endswith("3.00 GB free (nothing is pruned: prune is off)")
+
+
+def test_a_full_disk_without_unlisted_models_is_told_without_them():
+    error = prune.disk_full(PrunePlan(), 20 * GB, 3 * GB)
+    assert error.message == "the missing models need 20.00 GB but the disk has 3.00 GB free"
 
 
 def test_is_within():
@@ -308,6 +405,29 @@ class TestDeletingOneFile:
         climbing = file._replace(location=Location("loras", "../precious.safetensors"))
         assert delete(tmp_path, climbing) is Outcome.CHANGED
         assert path.exists()
+
+    @pytest.mark.parametrize("name", ["./a.safetensors", "sub/./a.safetensors", "sub//a.safetensors"])
+    def test_a_path_with_parts_that_are_no_folder_names_is_refused(self, tmp_path, name):
+        file = self.planned(tmp_path, "loras/sub/a.safetensors" if "sub" in name else "loras/a.safetensors")
+        assert delete(tmp_path, file._replace(location=Location("loras", name))) is Outcome.CHANGED
+        assert (tmp_path / str(file.location)).exists()
+
+    def test_a_folder_that_may_not_be_opened_is_an_error(self, tmp_path, monkeypatch):
+        def refused(*args, **more):
+            raise PermissionError(13, "Permission denied")
+
+        file = self.planned(tmp_path)
+        monkeypatch.setattr(prune.os, "open", refused)
+        with pytest.raises(PermissionError):
+            delete(tmp_path, file)
+
+    @pytest.mark.parametrize("name", ["sub/a.safetensors", "../a.safetensors", "sub/gone", "gone/a", "link/a"])
+    def test_no_folder_stays_open(self, tmp_path, name):
+        file = self.planned(tmp_path)
+        (tmp_path / "loras" / "link").symlink_to("sub")
+        before = len(list(Path("/dev/fd").iterdir()))
+        delete(tmp_path, file._replace(location=Location("loras", name)))
+        assert len(list(Path("/dev/fd").iterdir())) == before
 
     def test_a_folder_that_is_gone_is_no_error(self, tmp_path):
         file = self.planned(tmp_path)
