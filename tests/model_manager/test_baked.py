@@ -1,4 +1,4 @@
-"""What came with the image is never pruned; what a worker brought is not taken for baked, whatever happened to it."""
+"""What came with the image is never pruned; a worker's downloads never count as baked, whatever happened to it."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def test_a_baked_model_that_was_listed_once_is_still_baked_after_a_restart(manag
     assert (root / "loras/m1.safetensors").exists()
 
 
-def test_models_that_a_worker_brought_while_the_image_was_built_are_baked(manager, source, root, monkeypatch):
+def test_models_that_a_worker_downloaded_while_the_image_was_built_are_baked(manager, source, root, monkeypatch):
     """An image may be filled with ``ensure``: its manifest then lists them as downloaded, but on another host."""
     source.add(1)
     source.add(2)
@@ -36,14 +36,14 @@ def test_models_that_a_worker_brought_while_the_image_was_built_are_baked(manage
     assert (root / "loras/m1.safetensors").exists()
 
 
-def test_what_a_worker_brought_is_not_baked_after_a_restart(manager, source, root):
+def test_what_a_worker_downloaded_is_not_baked_after_a_restart(manager, source, root):
     source.add(1)
     source.add(2)
     manager().prepare(source.list(1), {})
     assert named(manager().prepare(source.list(2), {}).pruned) == ["loras/m1.safetensors"]
 
 
-def test_what_a_killed_worker_brought_is_not_baked_after_a_restart(manager, source, root):
+def test_what_a_killed_worker_downloaded_is_not_baked_after_a_restart(manager, source, root):
     """The worker died after the file had appeared and before it could note that."""
     data = source.add(1)
     source.add(2)

@@ -49,7 +49,7 @@ def _no_pauses(monkeypatch):
     monkeypatch.setattr(fetch, "POLL_EVERY_S", 0.005)
 
 
-def test_what_another_worker_uses_is_deleted_only_when_it_has_let_go(worker, source, root):
+def test_what_another_worker_uses_is_deleted_only_when_it_is_released(worker, source, root):
     one, other = worker(), worker()
     one.prepare(source.list(1), {})
     assert other.prepare(source.list(2), {}).pruned == []
@@ -65,7 +65,7 @@ def test_what_another_workers_prompt_names_without_listing_it_is_not_deleted(wor
     assert other.prepare(source.list(2), {}).pruned == []
 
 
-def test_a_job_that_came_to_use_a_doomed_file_during_the_download_keeps_it(worker, source, root):
+def test_a_job_that_came_to_use_a_file_to_delete_during_the_download_keeps_it(worker, source, root):
     one, other = worker(), worker()
     one.prepare(source.list(1), {})
     one.release()
@@ -75,7 +75,7 @@ def test_a_job_that_came_to_use_a_doomed_file_during_the_download_keeps_it(worke
     assert tree(root).keys() == {"loras/m1.safetensors", "loras/m2.safetensors"}
 
 
-def test_a_file_that_went_before_it_was_claimed_is_brought_again(worker, source, root, monkeypatch):
+def test_a_file_that_went_before_it_was_claimed_is_fetched_again(worker, source, root, monkeypatch):
     one, other = worker(), worker()
     one.prepare(source.list(1), {})
     one.release()
@@ -90,7 +90,7 @@ def test_a_file_that_went_before_it_was_claimed_is_brought_again(worker, source,
     assert named(one.prepare(source.list(1), {}, prune=False).downloaded) == ["loras/m1.safetensors"]
 
 
-def test_a_model_that_another_worker_brings_is_waited_for_and_not_fetched_twice(worker, source):
+def test_a_model_that_another_worker_fetches_is_waited_for_and_not_fetched_twice(worker, source):
     one, other = worker(), worker()
     begun, go_on = threading.Event(), threading.Event()
 
@@ -116,7 +116,7 @@ def test_a_model_that_another_worker_brings_is_waited_for_and_not_fetched_twice(
     assert [each.name for each in reports] == ["m1.safetensors"]
 
 
-def test_a_model_whose_worker_fails_to_bring_it_is_brought_by_the_one_who_waits(worker, source):
+def test_a_model_whose_worker_fails_to_fetch_it_is_fetched_by_the_one_who_waits(worker, source):
     broken = FakeSource()
     broken.add(1)
     broken.fail_at = 0

@@ -116,7 +116,7 @@ def test_the_plan_is_logged_before_anything_is_deleted(stocked, source, root, ca
     assert "pruned loras/m1.safetensors" not in seen[0]
 
 
-def test_comfyui_lets_go_once_before_the_first_file_goes_and_not_without_need(stocked, source, root):
+def test_comfyui_closes_its_files_once_before_the_first_file_goes_and_not_without_need(stocked, source, root):
     calls = []
     worker = stocked(release=lambda: calls.append((root / "loras/m1.safetensors").exists()))
     worker.prepare(source.list(1, 2), {})

@@ -18,7 +18,7 @@ def test_a_lost_manifest_is_rebuilt_without_fetching(manager, source, root):
         assert identities == {"same.safetensors": "civitai:1:10", "same.20.safetensors": "civitai:2:20"}
 
 
-def test_a_file_with_the_right_name_and_size_but_other_bytes_is_not_adopted(manager, source, root):
+def test_a_file_with_the_right_name_and_size_but_other_bytes_is_not_recognised(manager, source, root):
     data = source.add(1)
     put(root, "loras/m1.safetensors", data[:-1] + bytes([data[-1] ^ 1]))
     assert named(manager().prepare(source.list(1), {}).downloaded) == ["loras/m1.10.safetensors"]
@@ -34,7 +34,7 @@ def test_without_a_published_hash_the_header_must_be_whole(manager, source, root
     assert named(result.downloaded) == ["loras/m2.20.safetensors"]
 
 
-def test_one_file_is_never_adopted_as_two_models(manager, source, root):
+def test_one_file_is_never_recognised_as_two_models(manager, source, root):
     data = source.add(1, name="same.safetensors", sha256=None)
     source.add(2, name="same.safetensors", sha256=None)
     put(root, "loras/same.safetensors", data)
@@ -45,14 +45,14 @@ def test_one_file_is_never_adopted_as_two_models(manager, source, root):
     )
 
 
-def test_a_file_in_a_subfolder_is_adopted_where_it_is(manager, source, root):
+def test_a_file_in_a_subfolder_is_recognised_where_it_is(manager, source, root):
     put(root, "loras/xl/m1.safetensors", source.add(1))
     result = manager().prepare(source.list(1), {})
     assert named(result.ready) == ["loras/xl/m1.safetensors"]
     assert source.fetched == []
 
 
-def test_a_symlinked_model_is_adopted_and_survives(manager, source, root, tmp_path):
+def test_a_symlinked_model_is_recognised_and_survives(manager, source, root, tmp_path):
     target = put(tmp_path, "elsewhere/m1.safetensors", source.add(1))
     source.add(2)
     (root / "loras").mkdir(parents=True)

@@ -110,7 +110,7 @@ def test_an_entry_whose_file_is_gone_is_forgotten_at_the_next_write(tmp_path):
     assert list(json.loads((tmp_path / MANIFEST_PATH).read_text())["files"]) == ["loras/b.safetensors"]
 
 
-def test_what_another_worker_brought_meanwhile_is_not_forgotten_with_what_was_deleted(tmp_path):
+def test_what_another_worker_downloaded_meanwhile_is_not_forgotten_with_what_was_deleted(tmp_path):
     path = put(tmp_path, "loras/a.safetensors")
     folders = ModelFolders(tmp_path)
     entry = entry_for(folders, "loras/a.safetensors")

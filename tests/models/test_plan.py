@@ -83,7 +83,7 @@ def test_known_lines_need_no_look_up_and_equal_files_count_once():
     assert [each.number for each in unknown] == [1]
 
 
-def test_lines_that_mean_one_file_are_gathered():
+def test_lines_that_mean_one_file_are_merged():
     files = [
         ModelFile("civitai:1:2", "loras", "a.safetensors", "u", line("k1"), aliases=("x.safetensors",)),
         ModelFile("civitai:1:2", "loras", "mine.safetensors", "u", line("k2")),
@@ -95,29 +95,29 @@ def test_lines_that_mean_one_file_are_gathered():
     assert second.file.folder == "vae"
 
 
-def adoptable(want, *files, entries=()):
+def candidates(want, *files, entries=()):
     return [str(file.location) for file in plan.candidates(want, inventory(*files, entries=entries))]
 
 
-def test_a_file_is_adopted_by_name_and_size_directly_in_its_folder():
-    assert adoptable(wanted(size=5), disk("loras/a.safetensors", 5)) == ["loras/a.safetensors"]
-    assert adoptable(wanted(size=6), disk("loras/a.safetensors", 5)) == []
-    assert adoptable(wanted(size=5), disk("vae/a.safetensors", 5)) == []
-    assert adoptable(wanted(size=5), disk("loras/b.safetensors", 5)) == []
+def test_a_file_is_recognised_by_name_and_size_directly_in_its_folder():
+    assert candidates(wanted(size=5), disk("loras/a.safetensors", 5)) == ["loras/a.safetensors"]
+    assert candidates(wanted(size=6), disk("loras/a.safetensors", 5)) == []
+    assert candidates(wanted(size=5), disk("vae/a.safetensors", 5)) == []
+    assert candidates(wanted(size=5), disk("loras/b.safetensors", 5)) == []
 
 
-def test_in_a_subfolder_only_a_published_hash_lets_a_file_be_adopted():
-    assert adoptable(wanted(size=5), disk("loras/xl/a.safetensors", 5)) == []
-    assert adoptable(wanted(size=5, sha256="ab"), disk("loras/xl/a.safetensors", 5)) == ["loras/xl/a.safetensors"]
+def test_in_a_subfolder_only_a_published_hash_lets_a_file_be_recognised():
+    assert candidates(wanted(size=5), disk("loras/xl/a.safetensors", 5)) == []
+    assert candidates(wanted(size=5, sha256="ab"), disk("loras/xl/a.safetensors", 5)) == ["loras/xl/a.safetensors"]
 
 
 def test_a_file_directly_in_its_folder_is_tried_before_one_in_a_subfolder():
-    found = adoptable(wanted(size=5, sha256="ab"), disk("loras/xl/a.safetensors", 5), disk("loras/a.safetensors", 5))
+    found = candidates(wanted(size=5, sha256="ab"), disk("loras/xl/a.safetensors", 5), disk("loras/a.safetensors", 5))
     assert found == ["loras/a.safetensors", "loras/xl/a.safetensors"]
 
 
 def test_a_name_alone_proves_nothing():
-    assert adoptable(wanted(), disk("loras/a.safetensors", 5)) == []
+    assert candidates(wanted(), disk("loras/a.safetensors", 5)) == []
 
 
 def test_at_a_path_where_this_very_model_was_begun_a_file_needs_no_size_or_hash():
@@ -133,18 +133,18 @@ def test_at_a_path_where_this_very_model_was_begun_a_file_needs_no_size_or_hash(
 
 def test_a_file_without_a_header_to_check_needs_a_published_hash():
     want = wanted(filename="a.pth", folder="upscale_models", size=5)
-    assert adoptable(want, disk("upscale_models/a.pth", 5)) == []
+    assert candidates(want, disk("upscale_models/a.pth", 5)) == []
     hashed = replace(want, file=replace(want.file, sha256="ab"))
-    assert adoptable(hashed, disk("upscale_models/a.pth", 5)) == ["upscale_models/a.pth"]
+    assert candidates(hashed, disk("upscale_models/a.pth", 5)) == ["upscale_models/a.pth"]
 
 
-def test_a_file_that_is_known_to_be_something_else_is_not_adopted():
+def test_a_file_that_is_known_to_be_something_else_is_not_recognised():
     file = disk("loras/a.safetensors", 5)
-    assert adoptable(wanted(size=5), file, entries=[entry(file, "civitai:9:9")]) == []
+    assert candidates(wanted(size=5), file, entries=[entry(file, "civitai:9:9")]) == []
 
 
 def test_the_collision_name_is_tried_before_the_canonical_one_and_older_folders_count():
-    found = adoptable(wanted(size=5), disk("loras/a.safetensors", 5), disk("loras/a.2.safetensors", 5))
+    found = candidates(wanted(size=5), disk("loras/a.safetensors", 5), disk("loras/a.2.safetensors", 5))
     assert found == ["loras/a.2.safetensors", "loras/a.safetensors"]
     want = wanted(folder="diffusion_models", size=5)
-    assert adoptable(want, disk("unet/a.safetensors", 5)) == ["unet/a.safetensors"]
+    assert candidates(want, disk("unet/a.safetensors", 5)) == ["unet/a.safetensors"]

@@ -139,7 +139,7 @@ def test_a_plan_that_nothing_blocks_has_no_reason():
     assert prune.plan_prune(inventory(disk("loras/a.safetensors")), (), Mentions(), RULES).blocked_by is None
 
 
-def test_a_dry_run_says_what_would_go_and_withholds_it():
+def test_a_dry_run_says_what_would_go_and_blocks_it():
     chosen = prune.plan_prune(inventory(disk("loras/a.safetensors")), (), Mentions(), replace(RULES, dry_run=True))
     assert len(chosen.to_delete) == 1
     assert chosen.blocked_by == "PRUNE_DRY_RUN is on"
@@ -215,8 +215,8 @@ def test_keep_gb_lets_a_smaller_older_file_use_the_room_that_a_large_one_cannot(
     assert pruned(inventory(large, small), keep_bytes=2 * GB) == ["loras/large.safetensors"]
 
 
-def test_no_random_set_of_rules_ever_dooms_something_precious():
-    """Whatever the disk, the job and the settings are: a doomed file is never one that any rule protects."""
+def test_no_random_set_of_rules_ever_deletes_something_precious():
+    """Whatever the disk, the job and the settings are: a file to delete is never one that any rule protects."""
     rng = random.Random(7)
     folders = ["loras", "checkpoints", "unet", "style_models", "embeddings"]
     names = ["a.safetensors", "B.SAFETENSORS", "sub/c.safetensors", "d.ckpt", "e (1).safetensors", "f.safetensors"]
@@ -296,7 +296,7 @@ def test_no_room_is_made_when_it_would_not_be_enough():
     assert room(15 * GB, 2 * GB) is None
 
 
-def test_no_room_is_made_on_a_shared_volume_or_when_pruning_is_withheld():
+def test_no_room_is_made_on_a_shared_volume_or_when_pruning_is_blocked():
     assert room(3 * GB, 2 * GB, shared=True) is None
     assert room(3 * GB, 2 * GB, PrunePlan(blocked_by="prune is off")) is None
     assert room(3 * GB, 2 * GB, replace(ROOM, blocked_by="PRUNE_DRY_RUN is on")) is None

@@ -183,7 +183,7 @@ def test_keep_gb_is_never_exceeded_and_keeps_what_was_used_last(situation):
 
 
 @given(situations(gates=[OPEN]))
-def test_one_more_listed_model_never_dooms_another(situation):
+def test_one_more_listed_model_never_deletes_another(situation):
     disk, listed, prompt, rules = situation
     before = {file.location for file in planned(situation).to_delete}
     for location in disk.files:
