@@ -117,11 +117,7 @@ class Pruner:
         used = [*listed, *named]
         self._used.update(dict.fromkeys(used, now))
         entries = {**inventory.entries, **listed}
-        stale = [
-            entries[location]
-            for location in used
-            if location in entries and entries[location].last_used < now - USES_EVERY_S
-        ]
+        stale = [entry for entry in map(entries.get, used) if entry and entry.last_used < now - USES_EVERY_S]
         if stale:
             self.folders.commit({entry.location: replace(entry, last_used=now) for entry in stale})
 
