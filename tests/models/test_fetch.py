@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.inventories import wanted
 from tests.support.model_bench import FakeSource, claims_of, put, tree
-from worker.downloads.pool import taken_error
+from worker.downloads.pool import path_taken_error
 from worker.errors import WorkerError
 from worker.models import fetch as module
 from worker.models.ensure_state import ModelJob
@@ -81,7 +81,7 @@ def test_of_a_failed_job_the_finished_models_stay_pending_and_the_others_are_for
 def test_a_location_that_another_worker_filled_meanwhile_is_reported_as_a_conflict(fetching, root):
     def fill(downloads):
         put(root, str(ONE), b"other bytes")
-        raise taken_error(downloads[0])
+        raise path_taken_error(downloads[0])
 
     fetching.source.before_fetch = fill
     assert fetching.fetch() == {}

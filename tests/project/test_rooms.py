@@ -109,3 +109,15 @@ def _sources(package: str) -> list[Path]:
     found = [*(REPO_ROOT / package).rglob("*.py")]
     assert found
     return found
+
+
+def test_whoever_opens_a_module_finds_its_test_by_name():
+    missing = []
+    for package in ("worker", "client", "endpoint"):
+        for path in _sources(package):
+            inside = path.relative_to(REPO_ROOT / package)
+            room = inside.parent if package == "worker" and inside.parent.parts else Path(package, inside.parent)
+            test = Path("tests", room, f"test_{path.stem.strip('_')}.py")
+            if path.name != "__init__.py" and not (REPO_ROOT / test).exists():
+                missing.append(str(test))
+    assert missing == []
