@@ -94,9 +94,9 @@ def platform(browser_or_skip, tmp_path_factory) -> Iterator[Platform | OwnEndpoi
 
 
 @pytest.fixture(scope="package", params=VERSIONS)
-def desk(request, platform, tmp_path_factory) -> Iterator[object]:
-    """One frontend in one browser, with nothing configured yet."""
-    from tests.browser.desk import Desk
+def comfy_page(request, platform, tmp_path_factory) -> Iterator[object]:
+    """A browser on one frontend, with nothing configured yet."""
+    from tests.browser.comfy_page import ComfyPage
     from tests.browser.local_comfy import LocalComfy
 
     frontend: Path = static_folder(request.param)
@@ -105,9 +105,9 @@ def desk(request, platform, tmp_path_factory) -> Iterator[object]:
         local = LocalComfy(tmp_path_factory.mktemp("local") / "ComfyUI", frontend)
     local.add_model(CHECKPOINT)
     local.add_model(LOCAL_ONLY)
-    desk = Desk(local, platform, str(tmp_path_factory.mktemp("profile")))
+    comfy_page = ComfyPage(local, platform, str(tmp_path_factory.mktemp("profile")))
     try:
-        yield desk
+        yield comfy_page
     finally:
-        desk.close()
+        comfy_page.close()
         local.stop()

@@ -13,8 +13,8 @@ from pathlib import Path
 from PIL import Image
 
 from tests.browser import chromium
+from tests.browser.comfy_page import ComfyPage
 from tests.browser.conftest import CHECKPOINT, OwnEndpoint
-from tests.browser.desk import Desk
 from tests.browser.frontends import static_folder
 from tests.browser.local_comfy import LocalComfy
 from tests.browser.workflows import SAVE
@@ -44,46 +44,48 @@ def film(scratch: Path) -> list[Image.Image]:
         endpoint = OwnEndpoint(process)
         local = LocalComfy(scratch / "ComfyUI", static_folder(FRONTEND))
         local.add_model(CHECKPOINT)
-        desk = Desk(local, endpoint, str(scratch / "profile"))
+        comfy_page = ComfyPage(local, endpoint, str(scratch / "profile"))
         try:
-            prepare(desk)
-            desk.queue()
-            return frames_until_done(desk)
+            prepare(comfy_page)
+            comfy_page.queue()
+            return frames_until_done(comfy_page)
         finally:
-            desk.close()
+            comfy_page.close()
             local.stop()
             process.terminate()
 
 
-def prepare(desk: Desk) -> None:
+def prepare(comfy_page: ComfyPage) -> None:
     """Remote configured and ON, previews asked for, the graph in the middle of the canvas."""
-    desk.open(steps=20, repo_list=REPO_LIST)
-    desk.configure()
-    desk.js(
+    comfy_page.open(steps=20, repo_list=REPO_LIST)
+    comfy_page.configure()
+    comfy_page.js(
         "return api.fetchApi('/remote/config', {method: 'POST', body: JSON.stringify({previews: true}),"
         " headers: {'Content-Type': 'application/json', 'X-Remote-Serverless': '1'}}).then(() => null)"
     )
-    desk.toggle(on=True)
-    desk.js("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
-    desk.js("document.querySelector('.minimap-main-container, .litegraph-minimap')?.remove()")
+    comfy_page.toggle(on=True)
+    comfy_page.js("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    comfy_page.js("document.querySelector('.minimap-main-container, .litegraph-minimap')?.remove()")
     time.sleep(1)
 
 
-def frames_until_done(desk: Desk) -> list[Image.Image]:
+def frames_until_done(comfy_page: ComfyPage) -> list[Image.Image]:
     """Pictures of the page, and one more of its end."""
     frames = []
-    while not desk.js("return arguments[0] > 5 && !document.querySelector('.remote-serverless-status')", len(frames)):
+    while not comfy_page.js(
+        "return arguments[0] > 5 && !document.querySelector('.remote-serverless-status')", len(frames)
+    ):
         began = time.monotonic()
-        frames.append(shot(desk))
+        frames.append(shot(comfy_page))
         time.sleep(max(0.0, FRAME_MS / 1000 - (time.monotonic() - began)))
-    desk.wait_picture(SAVE)
+    comfy_page.wait_picture(SAVE)
     time.sleep(1)  # the page draws it
-    return [*frames, shot(desk)]
+    return [*frames, shot(comfy_page)]
 
 
-def shot(desk: Desk) -> Image.Image:
+def shot(comfy_page: ComfyPage) -> Image.Image:
     """The page as it is."""
-    with Image.open(io.BytesIO(desk.driver.get_screenshot_as_png())) as page:
+    with Image.open(io.BytesIO(comfy_page.driver.get_screenshot_as_png())) as page:
         whole = page.convert("RGB")
     return whole.resize((WIDTH, whole.height * WIDTH // whole.width), Image.Resampling.LANCZOS)
 

@@ -65,18 +65,18 @@ def everything() -> dict[str, Any]:
 
 
 @pytest.fixture
-def remote(desk) -> Iterator[Endpoint]:
+def remote(comfy_page) -> Iterator[Endpoint]:
     """The page with Remote ON, at an endpoint that says what a test tells it to."""
     with Endpoint() as endpoint:
         endpoint.statuses = [everything()]
-        configure(desk, endpoint=endpoint.base, api_key=KEY)
-        desk.open()
-        desk.toggle(on=True)
+        configure(comfy_page, endpoint=endpoint.base, api_key=KEY)
+        comfy_page.open()
+        comfy_page.toggle(on=True)
         yield endpoint
 
 
-def configure(desk, **changes: Any) -> None:
-    answer = requests.post(desk.local.url + "/remote/config", json=changes, headers=HEADER, timeout=10)
+def configure(comfy_page, **changes: Any) -> None:
+    answer = requests.post(comfy_page.local.url + "/remote/config", json=changes, headers=HEADER, timeout=10)
     assert answer.ok, answer.text
 
 
@@ -87,58 +87,60 @@ return [...document.querySelectorAll(arguments[0])].map((element) => ({
 """
 
 
-def player(desk, tag: str, *words: str) -> dict[str, Any]:
+def player(comfy_page, tag: str, *words: str) -> dict[str, Any]:
     """A player in the page whose file has loaded, so that it can be played."""
 
     def found() -> dict[str, Any] | None:
-        players = desk.js(PLAYERS, tag)
+        players = comfy_page.js(PLAYERS, tag)
         return next((each for each in players if each["ready"] and all(word in each["source"] for word in words)), None)
 
-    return dict(desk.wait_for(found))
+    return dict(comfy_page.wait_for(found))
 
 
-def test_films_sounds_and_texts_are_shown_in_their_nodes(desk, remote):
-    desk.put(graph())
-    desk.queue()
+def test_films_sounds_and_texts_are_shown_in_their_nodes(comfy_page, remote):
+    comfy_page.put(graph())
+    comfy_page.queue()
     for suffix in (".mp4", ".webm"):
-        film = player(desk, "video", suffix, "type=output")
+        film = player(comfy_page, "video", suffix, "type=output")
         assert (film["width"], film["controls"], film["seen"]) == (32, True, True)
         assert film["length"] == pytest.approx(0.5, abs=0.1)
     for kind in ("output", "temp"):
-        sound = player(desk, "audio", ".flac", f"type={kind}")
+        sound = player(comfy_page, "audio", ".flac", f"type={kind}")
         assert (sound["controls"], sound["seen"]) == (True, True)
         assert sound["length"] == pytest.approx(0.1, abs=0.05)
-    desk.wait_picture(PICTURE)
-    desk.wait_picture(MOVING)
+    comfy_page.wait_picture(PICTURE)
+    comfy_page.wait_picture(MOVING)
     texts = "return app.graph.getNodeById(arguments[0]).widgets.some((widget) => widget.value === arguments[1])"
-    desk.wait(texts, TEXT, "a poem <b>of two</b>\nlines")
-    desk.wait_idle()
+    comfy_page.wait(texts, TEXT, "a poem <b>of two</b>\nlines")
+    comfy_page.wait_idle()
 
 
 @pytest.mark.parametrize("result_format", ["original", "webp"])
-def test_a_dropped_picture_opens_its_workflow(desk, platform, result_format):
-    configure(desk, endpoint=platform.base, api_key=CLIENT_KEY, result_format=result_format)
-    desk.open(steps=3)
-    desk.toggle(on=True)
-    before, files = len(desk.jobs()), desk.local.files("output")
-    desk.queue()
-    assert desk.wait_jobs(before, 1)[0]["status"] == "COMPLETED"
-    (name,) = desk.wait_for(lambda: {name for name in desk.local.files("output") if ".part-" not in name} - set(files))
+def test_a_dropped_picture_opens_its_workflow(comfy_page, platform, result_format):
+    configure(comfy_page, endpoint=platform.base, api_key=CLIENT_KEY, result_format=result_format)
+    comfy_page.open(steps=3)
+    comfy_page.toggle(on=True)
+    before, files = len(comfy_page.jobs()), comfy_page.local.files("output")
+    comfy_page.queue()
+    assert comfy_page.wait_jobs(before, 1)[0]["status"] == "COMPLETED"
+    (name,) = comfy_page.wait_for(
+        lambda: {name for name in comfy_page.local.files("output") if ".part-" not in name} - set(files)
+    )
     assert name.endswith(".webp" if result_format == "webp" else ".png")
-    desk.wait_idle()
-    desk.put(graph())
-    drop(desk, name)
+    comfy_page.wait_idle()
+    comfy_page.put(graph())
+    drop(comfy_page, name)
     wanted = {str(node["id"]): node["type"] for node in text_to_image("tiny.safetensors")["nodes"]}
-    desk.wait_for(lambda: desk.kinds() == wanted)
+    comfy_page.wait_for(lambda: comfy_page.kinds() == wanted)
     steps = "return app.graph.getNodeById(arguments[0]).widgets.find((widget) => widget.name === 'steps').value"
-    assert desk.js(steps, SAMPLER) == 3
-    configure(desk, result_format="original")
+    assert comfy_page.js(steps, SAMPLER) == 3
+    configure(comfy_page, result_format="original")
 
 
-def drop(desk, name: str) -> None:
+def drop(comfy_page, name: str) -> None:
     """Hand the page a file of the output folder, as dropping it there does."""
     subfolder, _, filename = name.rpartition("/")
-    desk.js(
+    comfy_page.js(
         "const [subfolder, filename] = arguments;"
         "return api.fetchApi('/view?' + new URLSearchParams({subfolder, filename, type: 'output'}))"
         ".then((answer) => answer.blob())"

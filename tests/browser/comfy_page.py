@@ -1,4 +1,4 @@
-"""The actions of a person at the page, and what they see, for every frontend alike."""
+"""Drives ComfyUI's page as a person does, and reads what it shows, on every frontend alike."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ window.__watching = setInterval(() => {
 """
 
 
-class Desk:
-    """One browser at one local ComfyUI."""
+class ComfyPage:
+    """A browser on the page of one local ComfyUI."""
 
     def __init__(self, local: LocalComfy, platform: RunPodPlatform, profile: str) -> None:
         self.local, self.platform = local, platform
@@ -50,7 +50,7 @@ class Desk:
         return self.driver.execute_script(APP + script, *arguments)
 
     def wait(self, script: str, *arguments: Any, timeout: float = 20) -> Any:
-        """Until a script answers something true."""
+        """Wait until a script returns something true, and return it."""
         deadline = time.monotonic() + timeout
         while True:
             try:
@@ -63,7 +63,7 @@ class Desk:
             time.sleep(0.1)
 
     def wait_for(self, happened: Callable[[], Any], timeout: float = 20) -> Any:
-        """Until something is true."""
+        """Wait until a call returns something true, and return it."""
         deadline = time.monotonic() + timeout
         while not (answer := happened()):
             assert time.monotonic() < deadline, f"it never happened\n{self.seen_by_person()}"
@@ -71,7 +71,7 @@ class Desk:
         return answer
 
     def seen_by_person(self) -> str:
-        """The page's text, for a failed test's message."""
+        """Return the end of the page's text, for a failed test's message."""
         return str(self.driver.execute_script("return document.body.innerText"))[-1500:]
 
     def open(self, **options: Any) -> None:
@@ -81,13 +81,13 @@ class Desk:
         self.load(**options)
 
     def come_back(self, **options: Any) -> None:
-        """After a reload: the graph that the page itself restores, or else opened by hand."""
+        """Wait for a reloaded page; load the graph unless the page itself has restored it."""
         self.ready()
         if not self.js("return app.graph.getNodeById(12)?.title === 'repo_list'"):
             self.load(**options)
 
     def ready(self) -> None:
-        """Until the page can be used."""
+        """Wait until the page can be used."""
         deadline = time.monotonic() + 40
         while not self.driver.execute_script(READY):
             assert time.monotonic() < deadline, self.seen_by_person()
@@ -109,7 +109,7 @@ class Desk:
             assert time.monotonic() < deadline, self.seen_by_person()
 
     def kinds(self) -> dict[str, str]:
-        """The type of every node on the canvas, by its id."""
+        """Return the type of every node on the canvas, by its id."""
         return dict(self.js("return Object.fromEntries(app.graph.nodes.map((node) => [node.id, node.type]))"))
 
     def click(self, selector: str) -> None:
@@ -117,7 +117,7 @@ class Desk:
         self.js("document.querySelector(arguments[0]).click()", selector)
 
     def toggle(self, on: bool) -> None:
-        """Bring the Remote button to ON or OFF."""
+        """Switch the Remote button to ON or OFF."""
         label = f"Remote: {'ON' if on else 'OFF'}"
         if label not in self.label():
             self.click(".remote-serverless-toggle")
@@ -169,13 +169,13 @@ class Desk:
         self.js("app.extensionManager.command.execute('Comfy.QueuePrompt')")
 
     def jobs(self) -> list[dict[str, Any]]:
-        """The endpoint's jobs, oldest first."""
+        """Return the endpoint's jobs, oldest first."""
         return list(self.platform.jobs.values())
 
     def wait_jobs(
         self, before: int, count: int, states: set[str] = TERMINAL, timeout: float = 40
     ) -> list[dict[str, Any]]:
-        """Until so many new jobs are in one of the states."""
+        """Wait until so many new jobs are in one of the states, and return them."""
         deadline = time.monotonic() + timeout
         while True:
             new = self.jobs()[before:]
@@ -185,7 +185,7 @@ class Desk:
             time.sleep(0.1)
 
     def wait_idle(self) -> None:
-        """Until no remote job is followed any more."""
+        """Wait until no remote job is followed any more."""
         self.wait("return !document.querySelector('.remote-serverless-status')")
 
     def pictures(self, node_id: int) -> int:
@@ -193,7 +193,7 @@ class Desk:
         return int(self.js("return app.graph.getNodeById(arguments[0]).imgs?.length ?? 0", node_id))
 
     def wait_picture(self, node_id: int, timeout: float = 20) -> None:
-        """Until a node shows a picture that really loaded."""
+        """Wait until a node shows a picture that really loaded."""
         script = "return app.graph.getNodeById(arguments[0]).imgs?.some((image) => image.naturalWidth > 0)"
         self.wait(script, node_id, timeout=timeout)
 
