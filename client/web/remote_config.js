@@ -1,5 +1,6 @@
 /** The settings in a plain HTML dialog, which works in every frontend. The key is sent and never returned. */
 import { remote } from "./remote_api.js";
+import { make } from "./remote_elements.js";
 
 const FIELDS = [
   ["endpoint", "Endpoint", "text", "https://api.runpod.ai/v2/<ENDPOINT_ID>/run", "The address of /run, or only the id."],
@@ -10,6 +11,7 @@ const FIELDS = [
   ["keep_copy", "Also put results into ./remote_results", "checkbox", "", "As links where the disk supports them, which need no space."],
   ["sidecars", "Save how each image was made beside it", "checkbox", "", "As .json, and as .txt in Civitai's format."],
 ];
+const CHECKBOXES = FIELDS.filter(([, , type]) => type === "checkbox").map(([name]) => name);
 const FORMATS = { original: "as the node saves them", webp: "WebP", jpeg: "JPEG" };
 const BUCKET = [
   ["address", "Address", "text", "https://<account>.r2.cloudflarestorage.com", "Any S3-compatible store."],
@@ -32,17 +34,14 @@ export async function openConfig() {
 }
 
 function build() {
-  const element = make("dialog", { className: "remote-serverless-dialog" });
-  const form = make("form", { method: "dialog", autocomplete: "off" });
-  form.append(make("h2", { textContent: "Remote Config" }), ...FIELDS.map(row), bucket());
-  const foot = make("div", { className: "foot" });
-  foot.append(make("output", { name: "answer" }), buttons());
-  form.append(foot);
+  const title = make("h2", { textContent: "Remote Config" });
+  const foot = make("div", { className: "foot" }, make("output", { name: "answer" }), buttons());
+  const form = make("form", { method: "dialog", autocomplete: "off" }, title, ...FIELDS.map(row), bucket(), foot);
   form.onsubmit = (event) => {
     event.preventDefault();
     save();
   };
-  element.append(form);
+  const element = make("dialog", { className: "remote-serverless-dialog" }, form);
   element.addEventListener("close", () => element.remove());
   element.addEventListener("keydown", (event) => event.stopPropagation()); // else typing triggers shortcuts of the graph
   return element;
@@ -50,27 +49,24 @@ function build() {
 
 /** Closed at first: few users need it. */
 function bucket() {
-  const part = make("details", { className: "bucket" });
+  const title = make("summary", { textContent: "Bucket for large inputs" });
   const help = "Input files that do not fit into a job (10 MB) are uploaded to your own bucket, and the worker gets a link.";
-  part.append(make("summary", { textContent: "Bucket for large inputs" }), make("p", { textContent: help }));
-  part.append(...BUCKET.map(([name, ...more]) => row([`bucket_${name}`, ...more])));
-  part.append(make("button", { type: "button", name: "forget_bucket", textContent: "Forget bucket", onclick: forgetBucket }));
-  return part;
+  const rows = BUCKET.map(([name, ...more]) => row([`bucket_${name}`, ...more]));
+  const forget = button("forget_bucket", "Forget bucket", forgetBucket);
+  return make("details", { className: "bucket" }, title, make("p", { textContent: help }), ...rows, forget);
 }
 
 function row([name, label, type, placeholder, help]) {
   const id = `remote-serverless-${name}`;
-  const line = make("div", { className: type === "checkbox" ? "row check" : "row" });
-  line.append(make("label", { htmlFor: id, textContent: label }), control(name, type, placeholder, id));
-  line.append(make("small", { textContent: help }));
-  return line;
+  const className = type === "checkbox" ? "row check" : "row";
+  const title = make("label", { htmlFor: id, textContent: label });
+  return make("div", { className }, title, control(name, type, placeholder, id), make("small", { textContent: help }));
 }
 
 function control(name, type, placeholder, id) {
   if (type === "select") {
-    const choice = make("select", { name, id });
-    choice.append(...Object.entries(FORMATS).map(([value, textContent]) => make("option", { value, textContent })));
-    return choice;
+    const options = Object.entries(FORMATS).map(([value, textContent]) => make("option", { value, textContent }));
+    return make("select", { name, id }, ...options);
   }
   const input = make("input", { name, type, placeholder, id, spellcheck: false });
   if (type === "password") input.autocomplete = "new-password"; // else the browser offers to save it
@@ -79,29 +75,26 @@ function control(name, type, placeholder, id) {
 }
 
 function buttons() {
-  const bar = make("div", { className: "buttons" });
-  const forget = make("button", { type: "button", name: "forget", textContent: "Forget key", onclick: forgetKey });
-  bar.append(
-    make("button", { type: "button", name: "test", textContent: "Test", onclick: test }),
-    forget,
-    make("button", { type: "button", name: "close", textContent: "Close", onclick: () => dialog.close() }),
+  return make(
+    "div",
+    { className: "buttons" },
+    button("test", "Test", test),
+    button("forget", "Forget key", forgetKey),
+    button("close", "Close", () => dialog.close()),
     make("button", { type: "submit", name: "save", textContent: "Save" }),
   );
-  return bar;
 }
 
 function fill(config) {
-  const { endpoint, api_key, ms_per_step, result_format, previews, keep_copy, sidecars, forget } = elements();
-  endpoint.value = config.endpoint;
-  ms_per_step.value = config.ms_per_step ?? "";
-  if (config.learned_ms_per_step) ms_per_step.placeholder = `learned: ${Math.round(config.learned_ms_per_step)}`;
-  previews.checked = config.previews;
-  keep_copy.checked = config.keep_copy;
-  sidecars.checked = config.sidecars;
-  result_format.value = config.result_format;
-  api_key.value = "";
-  api_key.placeholder = keyState(config.key, "RUNPOD_API_KEY");
-  forget.hidden = config.key.source !== "saved";
+  const fields = elements();
+  fields.endpoint.value = config.endpoint;
+  fields.ms_per_step.value = config.ms_per_step ?? "";
+  if (config.learned_ms_per_step) fields.ms_per_step.placeholder = `learned: ${Math.round(config.learned_ms_per_step)}`;
+  for (const name of CHECKBOXES) fields[name].checked = config[name];
+  fields.result_format.value = config.result_format;
+  fields.api_key.value = "";
+  fields.api_key.placeholder = keyState(config.key, "RUNPOD_API_KEY");
+  fields.forget.hidden = config.key.source !== "saved";
   fillBucket(config.bucket);
 }
 
@@ -134,34 +127,27 @@ function typedBucket() {
   return Object.fromEntries(inputs.map(([name, input]) => [name, input.value]));
 }
 
-async function save() {
-  const { ms_per_step, result_format, previews, keep_copy, sidecars } = elements();
+function save() {
+  const fields = elements();
   const changes = {
     ...typed(),
-    ms_per_step: ms_per_step.value === "" ? null : Number(ms_per_step.value),
-    previews: previews.checked,
-    keep_copy: keep_copy.checked,
-    sidecars: sidecars.checked,
-    result_format: result_format.value,
+    ...Object.fromEntries(CHECKBOXES.map((name) => [name, fields[name].checked])),
+    ms_per_step: fields.ms_per_step.value === "" ? null : Number(fields.ms_per_step.value),
+    result_format: fields.result_format.value,
   };
+  return change(changes, ({ key }) => (key.configured ? "Saved." : "Saved. There is no API key for this endpoint yet."));
+}
+
+const forgetKey = () => change({ forget_key: true }, () => "The saved key is removed from this computer.");
+const forgetBucket = () =>
+  change({ forget_bucket: true }, () => "The saved bucket and its keys are removed from this computer.");
+
+/** Save changes, and show the new settings with the sentence that `message` makes of them. */
+async function change(changes, message) {
   const { ok, answer } = await remote.saveConfig(changes);
   if (!ok) return say(answer.error, "bad");
   fill(answer);
-  say(answer.key.configured ? "Saved." : "Saved. There is no API key for this endpoint yet.", "good");
-}
-
-async function forgetKey() {
-  const { ok, answer } = await remote.saveConfig({ forget_key: true });
-  if (!ok) return say(answer.error, "bad");
-  fill(answer);
-  say("The saved key is removed from this computer.", "good");
-}
-
-async function forgetBucket() {
-  const { ok, answer } = await remote.saveConfig({ forget_bucket: true });
-  if (!ok) return say(answer.error, "bad");
-  fill(answer);
-  say("The saved bucket and its keys are removed from this computer.", "good");
+  say(message(answer), "good");
 }
 
 async function test() {
@@ -182,4 +168,4 @@ function show(input, value) {
 }
 
 const elements = () => dialog.querySelector("form").elements;
-const make = (tag, properties) => Object.assign(document.createElement(tag), properties);
+const button = (name, textContent, onclick) => make("button", { type: "button", name, textContent, onclick });

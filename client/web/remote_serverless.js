@@ -3,6 +3,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { remote } from "./remote_api.js";
 import { openConfig } from "./remote_config.js";
+import { make } from "./remote_elements.js";
 import { divert, listRemoteJobs, resetSkipAfterRun, restore, wrapCancels } from "./remote_queue.js";
 import { ENABLED, SKIP_MODELS, isOn, setJobs, setOn, setSkipModels, skipsModels } from "./remote_state.js";
 import { showStatus } from "./remote_status.js";
@@ -67,10 +68,8 @@ function attachSoon() {
 }
 
 function addStyle() {
-  const link = document.createElement("link");
-  link.rel = "stylesheet";
-  link.href = new URL("./remote_serverless.css", import.meta.url).href;
-  document.head.append(link);
+  const href = new URL("./remote_serverless.css", import.meta.url).href;
+  document.head.append(make("link", { rel: "stylesheet", href }));
 }
 
 // -- frontends without action bar buttons (before 1.32.4), and the old floating menu --
@@ -85,9 +84,7 @@ async function addButtonsWhereMissing() {
 }
 
 function plainButton(definition) {
-  const button = document.createElement("button");
-  button.title = definition.tooltip;
-  button.onclick = definition.onClick;
+  const button = make("button", { title: definition.tooltip, onclick: definition.onClick });
   const repaint = () => {
     button.textContent = definition.label;
     button.className = `comfyui-button ${definition.class}`;
@@ -99,26 +96,21 @@ function plainButton(definition) {
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
+const setting = (id, name) => ({
+  id,
+  name,
+  category: ["Remote Serverless", "General", id.replace(`${NAME}.`, "")],
+  type: "boolean",
+  defaultValue: false,
+  onChange: () => queueMicrotask(onSwitched), // the new value is readable only after this call
+});
+
 const extension = {
   name: NAME,
   actionBarButtons: BUTTONS,
   settings: [
-    {
-      id: ENABLED,
-      name: "Run workflows on the remote endpoint",
-      category: ["Remote Serverless", "General", "Enabled"],
-      type: "boolean",
-      defaultValue: false,
-      onChange: () => queueMicrotask(onSwitched), // the new value is readable only after this call
-    },
-    {
-      id: SKIP_MODELS,
-      name: "Leave the worker's models unchanged in the next run",
-      category: ["Remote Serverless", "General", "SkipModels"],
-      type: "boolean",
-      defaultValue: false,
-      onChange: () => queueMicrotask(onSwitched),
-    },
+    setting(ENABLED, "Run workflows on the remote endpoint"),
+    setting(SKIP_MODELS, "Leave the worker's models unchanged in the next run"),
   ],
   commands: [
     { id: `${NAME}.Toggle`, label: "Remote: switch ON or OFF", icon: "pi pi-cloud", function: () => setOn(!isOn()) },

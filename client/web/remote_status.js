@@ -1,15 +1,14 @@
 /** The status line of the remote jobs. It is set as text only, since it comes from other machines. */
 import { remote } from "./remote_api.js";
+import { make } from "./remote_elements.js";
 import { activeJobs, onJobs, ownJobs, toast } from "./remote_state.js";
 
 let line = null;
 let timer = null;
 
 export function showStatus() {
-  onJobs((now, before) => {
-    showEnds(now, before);
-    draw();
-  });
+  onJobs(showEnds);
+  onJobs(draw);
 }
 
 function draw() {
@@ -31,14 +30,9 @@ function sentence(job, others) {
 }
 
 function build() {
-  const element = document.createElement("div");
-  element.className = "remote-serverless-status";
+  const parts = [make("span"), make("progress", { max: 100 }), make("button", { textContent: "Cancel" })];
+  const element = make("div", { className: "remote-serverless-status" }, ...parts);
   element.setAttribute("role", "status");
-  const button = document.createElement("button");
-  button.textContent = "Cancel";
-  const bar = document.createElement("progress");
-  bar.max = 100;
-  element.append(document.createElement("span"), bar, button);
   document.body.append(element);
   return element;
 }
