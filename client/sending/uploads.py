@@ -34,6 +34,8 @@ PAUSES_S = (0.5, 2.0, 5.0)
 TIMEOUT_S = 60
 _BUFFER = 1 << 18
 _RETRYABLE = ("SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "OperationAborted", "Throttling")
+_Answer = tuple[int, Any, bytes]
+"""Status, headers and body."""
 _KEY_CODES = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "AuthFailure")
 
 
@@ -109,7 +111,7 @@ class Uploader:
     def _put(self, source: UploadSource) -> None:
         body = _FilePart(source.path, 0, source.size, self._count_sent)
         headers = {"Content-Type": source.media_type}
-        self._ask("PUT", self._bucket.url(source.key), body, headers, payload=source.sha256)
+        self._ask("PUT", self._bucket.url(source.key), body, headers=headers, payload=source.sha256)
 
     def _put_parts(self, source: UploadSource) -> None:
         url = self._bucket.url(source.key)
@@ -155,7 +157,7 @@ class Uploader:
         )
         xml = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
         try:
-            self._ask("POST", url, xml, {"Content-Type": "application/xml"})
+            self._ask("POST", url, xml, headers={"Content-Type": "application/xml"})
         except UploadError:
             if not self._is_there(source):  # else it was completed and only the answer was lost
                 raise
@@ -167,19 +169,12 @@ class Uploader:
             raise UploadStoppedError
         self._on_sent(count)
 
-    def _ask(
-        self,
-        method: str,
-        url: str,
-        body: _FilePart | bytes | None = None,
-        headers: dict[str, str] | None = None,
-        **options: Any,
-    ) -> tuple[int, Any, bytes]:
-        """Send a request, with retries. Return status, headers and body of the response."""
+    def _ask(self, method: str, url: str, body: _FilePart | bytes | None = None, **options: Any) -> _Answer:
+        """Send a signed request, with retries."""
         for pause in (*PAUSES_S, None):
             self._count_sent(0)
             try:
-                return self._ask_once(method, url, body, headers, **options)
+                return self._ask_once(method, url, body, **options)
             except UploadError as error:
                 if not error.retryable or pause is None:
                     raise
@@ -197,24 +192,11 @@ class Uploader:
         *,
         payload: str = UNSIGNED,
         allowed: tuple[int, ...] = (),
-    ) -> tuple[int, Any, bytes]:
-        parts = urlsplit(url)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        connection = kind(parts.hostname or "", parts.port, timeout=TIMEOUT_S, blocksize=_BUFFER)
+    ) -> _Answer:
         signed = {**(headers or {}), **self._bucket.headers(method, url, payload)}
         signed["Content-Length"] = str(body.length if isinstance(body, _FilePart) else len(body or b""))
-        path = parts.path + (f"?{parts.query}" if parts.query else "")
-        opened = body if isinstance(body, _FilePart) else contextlib.nullcontext(body)
-        with contextlib.closing(connection), opened as data:
-            try:
-                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the response may give the reason
-                    connection.request(method, path, data, signed)
-                with connection.getresponse() as response:
-                    status, answer_headers, answer = response.status, response.headers, response.read(1 << 20)
-            except ssl.SSLCertVerificationError:
-                raise UploadError("The bucket's TLS certificate is not valid. Check the bucket's address.") from None
-            except (OSError, http.client.HTTPException) as error:
-                raise UploadError(_network_message(error), retryable=True) from None
+        with body if isinstance(body, _FilePart) else contextlib.nullcontext(body) as data:
+            status, answer_headers, answer = _exchange(method, url, data, signed)
         failed_late = method == "POST" and _tag(answer, "Code")  # S3 may send 200 first and the error in the body
         if status in (200, 204, *allowed) and not failed_late:
             return status, answer_headers, answer
@@ -252,16 +234,8 @@ def check_bucket(bucket: SignedBucket, stop: threading.Event) -> None:
         UploadError: one of the two failed.
     """
     uploader, key, data = Uploader(bucket, stop), f"{FOLDER}/test.txt", b"Comfy Remote Serverless was here.\n"
-    uploader._ask("PUT", bucket.url(key), data, {"Content-Type": "text/plain"})
-    parts = urlsplit(bucket.link(key, 60))
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    with contextlib.closing(kind(parts.hostname or "", parts.port, timeout=TIMEOUT_S)) as connection:
-        try:
-            connection.request("GET", f"{parts.path}?{parts.query}")
-            with connection.getresponse() as response:
-                status, found = response.status, response.read(1 << 16)
-        except (OSError, http.client.HTTPException) as error:
-            raise UploadError(_network_message(error)) from None
+    uploader._ask("PUT", bucket.url(key), data, headers={"Content-Type": "text/plain"})
+    status, _, found = _exchange("GET", bucket.link(key, 60))
     if status != 200 or found != data:
         raise UploadError(f"Uploads work, but the signed link returned {status}. Does the key have read permission?")
 
@@ -281,9 +255,26 @@ def _tag(body: bytes, name: str) -> str:
     return html.unescape(match[1]) if match else ""
 
 
-def _network_message(error: BaseException) -> str:
-    """Return a sentence with the error's type only: the text of some errors repeats a signed address."""
-    return f"The connection to the bucket broke ({type(error).__name__}). Check its address and the network."
+def _exchange(
+    method: str, url: str, body: _FilePart | bytes | None = None, headers: dict[str, str] | None = None
+) -> _Answer:
+    """Send a request over a connection of its own. Raises UploadError if the connection breaks."""
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.hostname or "", parts.port, timeout=TIMEOUT_S, blocksize=_BUFFER)
+    path = parts.path + (f"?{parts.query}" if parts.query else "")
+    with contextlib.closing(connection):
+        try:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the response may give the reason
+                connection.request(method, path, body, headers or {})
+            with connection.getresponse() as response:
+                return response.status, response.headers, response.read(1 << 20)
+        except ssl.SSLCertVerificationError:
+            raise UploadError("The bucket's TLS certificate is not valid. Check the bucket's address.") from None
+        except (OSError, http.client.HTTPException) as error:
+            # Only the type: the text of some errors repeats a signed address.
+            message = f"The connection to the bucket broke ({type(error).__name__}). Check its address and the network."
+            raise UploadError(message, retryable=True) from None
 
 
 def _status_error(status: int, body: bytes, bucket: str) -> UploadError:
