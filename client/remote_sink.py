@@ -18,6 +18,8 @@ import shutil
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -91,12 +93,13 @@ def _is_own_host(host: str, request: web.Request) -> bool:
     allowed = os.environ.get("REMOTE_SERVERLESS_HOSTS", "").lower().replace(",", " ").split()
     if name == "localhost" or name.endswith(".localhost") or name in allowed:
         return True
-    address = _address(name)
+    address = parse_address(name)
     own = request.transport.get_extra_info("sockname") if request.transport else None
-    return address is not None and (address.is_loopback or bool(own and address == _address(str(own[0]))))
+    return address is not None and (address.is_loopback or bool(own and address == parse_address(str(own[0]))))
 
 
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return an IP address without its scope, an IPv4-mapped one as IPv4; None if the text is not an address."""
     try:
         address = ipaddress.ip_address(text.split("%", maxsplit=1)[0])
     except ValueError:
@@ -178,22 +181,29 @@ def plain_name(name: Any, extension: str) -> str:
 
 def write_once(path: Path, data: bytes) -> bool:
     """Write a whole file or none. Return False if the name is taken; no file is ever replaced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(prefix=".part-", dir=path.parent)
+    with part_file(path.parent, data) as part:
+        return finish_part(part, path)
+
+
+@contextmanager
+def part_file(folder: Path, data: bytes = b"") -> Iterator[Path]:
+    """Write a private file, which the caller links or renames to its final name; what is left of it is removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".part-", dir=folder)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        return finish_part(Path(part), path)
+        yield Path(name)
     finally:
-        Path(part).unlink(missing_ok=True)
+        Path(name).unlink(missing_ok=True)
 
 
 def finish_part(part: Path, target: Path) -> bool:
     """Give a complete part its name and the usual permissions. Return False if the name is taken."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    part.chmod(_MODE)  # mkstemp makes it private, unlike ComfyUI's own files
+    part.chmod(0o666 & ~_UMASK)  # mkstemp makes it private, unlike ComfyUI's own files
     return link_once(part, target)
 
 
@@ -212,13 +222,8 @@ def link_once(source: Path, target: Path) -> bool:
     return True
 
 
-def _usual_mode() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return 0o666 & ~mask
-
-
-_MODE = _usual_mode()  # only at import: reading the umask changes it for a moment
+_UMASK = os.umask(0o022)  # only at import: reading the umask changes it for a moment
+os.umask(_UMASK)
 
 
 def free_names(name: str) -> Any:
@@ -289,9 +294,8 @@ class RemoteResults:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
         """Return the only input: the number of pictures."""
-        return {
-            "required": {"count": ("INT", {"default": 1, "min": 1, "max": 64, "tooltip": "How many, newest first."})}
-        }
+        count = {"default": 1, "min": 1, "max": 64, "tooltip": "How many, newest first."}
+        return {"required": {"count": ("INT", count)}}
 
     @classmethod
     def IS_CHANGED(cls, count: int = 1) -> str:  # noqa: N802 - ComfyUI's name

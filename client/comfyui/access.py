@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
 
-from ..remote_sink import RejectedError, check_caller, check_json, log, read_json
+from ..remote_sink import RejectedError, check_caller, check_json, log, parse_address, read_json
 
 HEADER = "X-Remote-Serverless"
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -40,9 +39,7 @@ def guarded(handler: Handler, *, own_machine_only: bool = False) -> Callable[[we
             return web.json_response(error.body, status=error.status)
         except Exception as error:
             log.exception("%s failed", request.path)
-            return web.json_response(
-                {"error": f"{type(error).__name__} in Comfy Remote Serverless; see the log."}, status=500
-            )
+            return RejectedError(500, f"{type(error).__name__} in Comfy Remote Serverless; see the log.").response()
 
     return handle
 
@@ -60,17 +57,10 @@ def check_own_machine(request: web.Request) -> None:
     if os.environ.get("REMOTE_SERVERLESS_ALLOW_REMOTE_CONFIG", "").lower() in ("1", "true", "yes", "on"):
         return
     forwarded = any(name in request.headers for name in ("X-Forwarded-For", "Forwarded", "X-Real-IP"))
-    if forwarded or not _is_loopback(request.remote):
+    caller = parse_address(request.remote or "")
+    if forwarded or caller is None or not caller.is_loopback:
         raise RejectedError(
             403,
             "Settings can be changed only in a browser on the machine that runs ComfyUI. "
             "To allow others, start it with REMOTE_SERVERLESS_ALLOW_REMOTE_CONFIG=1.",
         )
-
-
-def _is_loopback(address: str | None) -> bool:
-    try:
-        found = ipaddress.ip_address((address or "").split("%")[0])
-    except ValueError:
-        return False
-    return (getattr(found, "ipv4_mapped", None) or found).is_loopback

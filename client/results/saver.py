@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from ..remote_sink import (
     finish_part,
     free_names,
     link_once,
+    part_file,
     plain_name,
     write_once,
 )
@@ -61,11 +60,6 @@ class ResultFile:
     def downloaded(cls, index: int, entry: dict[str, Any], part: Path, digest: str) -> ResultFile:
         """Check a downloaded file. Raises RejectedError if its content is not allowed."""
         return cls(index, entry, part, digest, *_kind(entry, part))
-
-    @property
-    def folder(self) -> str:
-        """``output`` or ``temp``."""
-        return folder_of(self.entry)
 
     def write(self, path: Path) -> bool:
         """Write it whole or not at all. Return False if the name is taken."""
@@ -119,15 +113,8 @@ class ResultSaver:
         if any(file["index"] == index and file.get("linked") and self._is_there(file) for file in job.files):
             return
         link = ResultLink.of(entry, job.endpoint)
-        folder = self._folders[folder_of(entry)]
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".part-", dir=folder)
-        os.close(handle)
-        part = Path(name)
-        try:
+        with part_file(self._folders[folder_of(entry)]) as part:
             self._save_one(job, ResultFile.downloaded(index, entry, part, download(link, part)))
-        finally:
-            part.unlink(missing_ok=True)
 
     def _save_one(self, job: RemoteJob, result: ResultFile) -> None:
         saved = (file for file in job.files if (file["index"], file["sha256"]) == (result.index, result.digest))
@@ -169,7 +156,8 @@ class ResultSaver:
             planned = None
 
     def _plan(self, job: RemoteJob, result: ResultFile) -> dict[str, Any]:
-        root = str(self._folders[result.folder])
+        kind = folder_of(result.entry)
+        root = str(self._folders[kind])
         try:
             found = self._save_path(_prefix(job, result.entry), root, result.width, result.height)
         except Exception:  # ComfyUI raises a bare Exception for a prefix outside its folder
@@ -182,7 +170,7 @@ class ResultSaver:
         about = {"index": result.index, "sha256": result.digest, "node_id": str(result.entry.get("node_id") or "")}
         if isinstance(result.data, Path):
             about["linked"] = True
-        return {"type": result.folder, "subfolder": subfolder, "filename": filename, **about}
+        return {"type": kind, "subfolder": subfolder, "filename": filename, **about}
 
     def _copy(self, job: RemoteJob, file: dict[str, Any], folder: Path) -> None:
         """Link the file into ``remote_results``, which needs no space."""

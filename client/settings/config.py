@@ -6,12 +6,12 @@ import ipaddress
 import json
 import os
 import re
-import tempfile
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..remote_sink import part_file
 from ..runpod.client import is_loopback
 
 RUNPOD = "https://api.runpod.ai"
@@ -197,13 +197,6 @@ def read_private(path: Path) -> dict[str, Any]:
 
 
 def write_private(path: Path, value: dict[str, Any]) -> None:
-    """Write a file whole or not at all, readable by its owner only (mkstemp creates it so)."""
-    handle, part = tempfile.mkstemp(prefix=".part-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(part).replace(path)
-    finally:
-        Path(part).unlink(missing_ok=True)
+    """Write a file whole or not at all, readable by its owner only."""
+    with part_file(path.parent, json.dumps(value, indent=1).encode()) as part:
+        part.replace(path)
