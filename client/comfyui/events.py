@@ -87,12 +87,10 @@ class TabEvents:
             self._send_progress(progress, False)  # the frontend draws the picture only at its next progress event
 
     def _show(self, progress: NodeProgress, current: str) -> None:
-        sid = progress.job.client_id
-        changed = current != progress.current
+        sid, changed = progress.job.client_id, current != progress.current
         progress.current = current
-        if self.refresh_front(sid) or self._front.get(sid) != progress.job.prompt_id:
-            return
-        self._send_progress(progress, changed)
+        if not self.refresh_front(sid) and self._front.get(sid) == progress.job.prompt_id:
+            self._send_progress(progress, changed)
 
     def refresh_front(self, sid: str) -> bool:
         """Choose the tab's front job again. Return True if it changed to another job, which was then replayed."""
@@ -146,8 +144,7 @@ class TabEvents:
         for node_id in ran:
             progress.set(node_id, *(progress.nodes.get(node_id, {}).get("max", 1),) * 2, "finished")
         self.send_outputs(job)
-        self._send(progress, "progress_state", {"prompt_id": job.prompt_id, "nodes": progress.nodes})
-        self._end(progress, "execution_success", {})
+        self._end(progress, progress.nodes, "execution_success", {})
 
     def send_outputs(self, job: RemoteJob) -> None:
         """Send the output of each node."""
@@ -165,7 +162,6 @@ class TabEvents:
         if node_id:
             progress.set(node_id, 0, 1, "error")
         failed_node = job.request.prompt.get(failure.node_id, {})
-        self._send(progress, "progress_state", {"prompt_id": job.prompt_id, "nodes": _only_errors(progress.nodes)})
         names_code = not failure.code or failure.message.startswith(failure.code)  # as the worker's messages do
         error: dict[str, Any] = {
             "node_id": node_id,
@@ -177,18 +173,18 @@ class TabEvents:
             "current_inputs": {},
             "current_outputs": [],
         }
-        self._end(progress, "execution_error", error)
+        self._end(progress, _only_errors(progress.nodes), "execution_error", error)
 
     def interrupt(self, job: RemoteJob) -> None:
         """Send the end of a cancelled job, which shows no error."""
         progress = self._jobs.pop(job.prompt_id, None) or NodeProgress(job)
         node = job.request.prompt.get(progress.current, {})
-        self._send(progress, "progress_state", {"prompt_id": job.prompt_id, "nodes": {}})
         about = {"node_id": progress.current, "node_type": node.get("class_type", ""), "executed": []}
-        self._end(progress, "execution_interrupted", about)
+        self._end(progress, {}, "execution_interrupted", about)
 
-    def _end(self, progress: NodeProgress, event: str, more: dict[str, Any]) -> None:
+    def _end(self, progress: NodeProgress, nodes: dict[str, Any], event: str, more: dict[str, Any]) -> None:
         sid, prompt_id = progress.job.client_id, progress.job.prompt_id
+        self._send(progress, "progress_state", {"prompt_id": prompt_id, "nodes": nodes})
         self._send(progress, event, {"prompt_id": prompt_id, "timestamp": int(time.time() * 1000), **more})
         self._send(progress, "executing", {"node": None, "prompt_id": prompt_id})
         self._unreachable.discard(prompt_id)

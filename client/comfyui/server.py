@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..jobs import DONE, RemoteJob
-from ..remote_sink import log, results_folder
+from ..remote_sink import log
 
 SYSTEM_NAME = "remote_serverless"
 _PREVIEW_IMAGE, _PREVIEW_WITH_METADATA, _JPEG = 1, 4, b"\x00\x00\x00\x01"
@@ -27,13 +27,7 @@ class LocalComfyUI:
     @property
     def folders(self) -> dict[str, Path]:
         """The three folders whose files the UI can show."""
-        names = {"input", "output", "temp"}
-        return {name: Path(getattr(self._paths, f"get_{name}_directory")()) for name in names}
-
-    @property
-    def results_folder(self) -> Path:
-        """``./remote_results``."""
-        return results_folder()
+        return {name: Path(getattr(self._paths, f"get_{name}_directory")()) for name in ("input", "output", "temp")}
 
     @property
     def private_folder(self) -> Path:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ..comfyui.events import TabEvents
 from ..comfyui.server import LocalComfyUI
 from ..jobs import CANCELLED, DONE, FAILED, QUEUED, RUNNING, JobTable, RemoteJob
-from ..remote_sink import log
+from ..remote_sink import log, results_folder
 from ..results.link_download import ResultLinkError
 from ..results.saver import ResultSaver
 from ..runpod import status as answers
@@ -177,7 +177,7 @@ class Follower:
     # -- ends --
 
     async def _finish(self, job: RemoteJob, report: JobReport) -> None:
-        copies = self._comfyui.results_folder if self._config.settings.keep_copy else None
+        copies = results_folder() if self._config.settings.keep_copy else None
         saver = ResultSaver(self._comfyui.folders, self._comfyui.save_path, copies, self._table.save)
         self._reporter.set_status(job, RUNNING, "saving", "Saving the results", 100)
         try:

@@ -23,12 +23,16 @@ def outputs_of(job: RemoteJob, texts: dict[str, list[str]]) -> dict[str, Any]:
     outputs: dict[str, Any] = {}
     for file in sorted(job.files, key=lambda item: item["index"]):
         node_id = file["node_id"] or _only_saver(job)
-        key = _key(Path(file["filename"]).suffix.lower(), _class_of(job, node_id))
+        suffix = Path(file["filename"]).suffix.lower()
+        class_type = str(job.request.prompt.get(node_id, {}).get("class_type"))
+        key = _key(suffix, class_type)
         if node_id and key:
             entry = {name: file[name] for name in ("filename", "subfolder", "type")}
+            if key == "gifs":
+                entry["format"] = f"{'video' if suffix in VIDEO else 'image'}/{suffix[1:]}"
             output = outputs.setdefault(node_id, {})
-            output.setdefault(key, []).append(entry if key != "gifs" else {**entry, "format": _format(entry)})
-            if key == "images" and _is_animated(job, node_id, entry["filename"]):
+            output.setdefault(key, []).append(entry)
+            if key == "images" and (suffix in VIDEO or "Animated" in class_type):
                 output["animated"] = [True]
     for node_id, lines in texts.items():
         outputs.setdefault(node_id, {})["text"] = lines
@@ -41,19 +45,6 @@ def _key(suffix: str, class_type: str) -> str:
     if suffix in (*VIDEO, *PICTURES):
         return "gifs" if class_type == "VHS_VideoCombine" else "images"
     return _OTHER_KEYS.get(suffix, "")
-
-
-def _is_animated(job: RemoteJob, node_id: str, filename: str) -> bool:
-    return filename.lower().endswith(VIDEO) or "Animated" in _class_of(job, node_id)
-
-
-def _format(entry: dict[str, Any]) -> str:
-    suffix = Path(entry["filename"]).suffix.lower()
-    return f"{'video' if suffix in VIDEO else 'image'}/{suffix[1:]}"
-
-
-def _class_of(job: RemoteJob, node_id: str) -> str:
-    return str(job.request.prompt.get(node_id, {}).get("class_type"))
 
 
 def _only_saver(job: RemoteJob) -> str:

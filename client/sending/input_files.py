@@ -32,10 +32,6 @@ class FileInput:
     path: Path
     size: int
 
-    def error(self, text: str) -> PromptError:
-        """Return an error that marks this node red."""
-        return PromptError(text, self.node_id, self.class_type, self.name)
-
 
 def find(prompt: Prompt, folders: Folders, input_types: InputTypes) -> list[FileInput]:
     """Return every input that names a file, by the nodes' definitions. Reads no file.
@@ -100,7 +96,7 @@ def too_large(found: list[FileInput], limit: int, problem: str = "") -> PromptEr
         f"accepts {limit / 1e6:.0f} MB in one job. "
     )
     remedy = problem or "Use a smaller file, or enter a bucket in Remote Config under Bucket for large inputs."
-    return largest.error(f"{text}{remedy}")
+    return PromptError(f"{text}{remedy}", largest.node_id, largest.class_type, largest.name)
 
 
 def _file_inputs(prompt: Prompt, folders: Folders, input_types: InputTypes) -> Iterator[tuple[str, str, str]]:

@@ -21,16 +21,10 @@ class PromptError(Exception):
 
     def body(self) -> dict[str, Any]:
         """Return the error in the shape of ComfyUI's own ``/prompt``."""
-        kind = "remote_serverless"
-        error = {"type": kind, "message": self.message, "details": "", "extra_info": {}}
+        error = {"type": "remote_serverless", "message": self.message, "details": "", "extra_info": {}}
         if self.node_id is None:
             return {"error": error, "node_errors": {}}
-        one = {
-            "type": kind,
-            "message": self.message,
-            "details": self.input_name,
-            "extra_info": {"input_name": self.input_name},
-        }
+        one = {**error, "details": self.input_name, "extra_info": {"input_name": self.input_name}}
         node = {"class_type": self.class_type, "dependent_outputs": [], "errors": [one]}
         return {"error": error, "node_errors": {self.node_id: node}}
 
@@ -45,11 +39,8 @@ def check_prompt(prompt: Any) -> Prompt:
     if not isinstance(prompt, dict) or not prompt:
         raise PromptError("There is nothing to run: the prompt has no nodes.")
     for node_id, node in prompt.items():
-        if (
-            not isinstance(node, dict)
-            or not isinstance(node.get("class_type"), str)
-            or not isinstance(node.get("inputs"), dict)
-        ):
+        fields = node if isinstance(node, dict) else {}
+        if not isinstance(fields.get("class_type"), str) or not isinstance(fields.get("inputs"), dict):
             raise PromptError(f"Node {node_id} of the prompt has no class_type or no inputs.")
     return prompt
 
