@@ -55,9 +55,7 @@ class ConfigRoutes:
             bucket = self._buckets.bucket(body.get("bucket"))
             if bucket is not None:
                 await asyncio.to_thread(check_bucket, bucket, threading.Event())
-        except (PromptError, EndpointError, UploadError) as error:
-            return {"ok": False, "message": error.message}
-        except ConfigError as error:
+        except (PromptError, EndpointError, UploadError, ConfigError) as error:
             return {"ok": False, "message": str(error)}
         return {"ok": True, "message": health_message(health) + (" The bucket works." if bucket else "")}
 
@@ -72,9 +70,7 @@ def health_message(health: dict[str, Any]) -> str:
     workers, jobs = health.get("workers"), health.get("jobs")
     if not isinstance(workers, dict):
         return "The endpoint answers."
-    ready = sum(_count(workers, name) for name in ("idle", "ready", "running")) - min(
-        _count(workers, "idle"), _count(workers, "ready")
-    )
+    ready = max(_count(workers, "idle"), _count(workers, "ready")) + _count(workers, "running")
     starting, throttled = _count(workers, "initializing"), _count(workers, "throttled")
     waiting = _count(jobs, "inQueue") if isinstance(jobs, dict) else 0
     parts = [f"{ready} worker{'s' if ready != 1 else ''} ready"]

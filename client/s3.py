@@ -130,7 +130,4 @@ def _region(host: str) -> str:
 
 
 def _first(patterns: tuple[str, ...], host: str) -> str | None:
-    for pattern in patterns:
-        if match := re.search(pattern, host):
-            return match[1]
-    return None
+    return next((match[1] for pattern in patterns if (match := re.search(pattern, host))), None)

@@ -22,6 +22,7 @@ _CONNECT_S = 15
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=60)
 _HEARTBEAT_S = 10  # a socket whose other end has vanished is noticed within one and a half of these
 _SLOW_DOWN_TRIES = 4
+_AFTER_RUN = " It may have accepted the job: look in RunPod's console before you queue it again."
 
 
 @dataclass(frozen=True)
@@ -112,18 +113,19 @@ class RunPodClient:
 
     async def _call(self, target: Target, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {target.key}", "Content-Type": "application/json"}
+        advice = _AFTER_RUN if path == "/run" else ""
         try:
             async with self._opened().request(
                 method, target.base + path, data=body, headers=headers, allow_redirects=False
             ) as response:
                 return await _read(response, target, path)
         except asyncio.TimeoutError:
-            raise EndpointError("network", f"The endpoint did not answer in time.{_after_run(path)}") from None
+            raise EndpointError("network", f"The endpoint did not answer in time.{advice}") from None
         except aiohttp.ClientConnectorError as error:
             raise EndpointError("network", _unreachable(target, error)) from None
         except aiohttp.ClientError as error:
             # Only the type: the text of some errors repeats headers or the whole address.
-            message = f"The connection to the endpoint broke ({type(error).__name__}).{_after_run(path)}"
+            message = f"The connection to the endpoint broke ({type(error).__name__}).{advice}"
             raise EndpointError("network", message) from None
 
 
@@ -151,11 +153,6 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _after_run(path: str) -> str:
-    advice = " It may have accepted the job: look in RunPod's console before you queue it again."
-    return advice if path == "/run" else ""
 
 
 def encode(value: dict[str, Any]) -> bytes:

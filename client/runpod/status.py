@@ -17,6 +17,7 @@ EXPIRY_S = 30 * 60  # RunPod keeps a result this long
 _LONGEST = 1e12
 _WAITING = ("IN_QUEUE", "QUEUED")
 _WORKING = ("IN_PROGRESS", "RUNNING")
+_NO_REASON = "The job failed, and the endpoint gave no reason. Look at its log in RunPod's console."
 PHASES = {
     "starting": "A worker is starting",
     "models": "The worker is downloading models",
@@ -109,9 +110,7 @@ def _sentence(error: Any) -> tuple[str, list[str]]:
     if isinstance(error, dict):
         trace = str(error.get("error_traceback") or "").splitlines(keepends=True)
         return str(error.get("error_message") or error.get("message") or error.get("error") or error)[:2000], trace
-    return str(error or "The job failed, and the endpoint gave no reason. Look at its log in RunPod's console.")[
-        :4000
-    ], []
+    return str(error or _NO_REASON)[:4000], []
 
 
 def lost_job(idle_s: float) -> Failure:
