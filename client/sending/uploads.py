@@ -34,9 +34,9 @@ PAUSES_S = (0.5, 2.0, 5.0)
 TIMEOUT_S = 60
 _BUFFER = 1 << 18
 _RETRYABLE = ("SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "OperationAborted", "Throttling")
+_KEY_CODES = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "AuthFailure")
 _Answer = tuple[int, Any, bytes]
 """Status, headers and body."""
-_KEY_CODES = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "AuthFailure")
 
 
 class UploadError(Exception):
