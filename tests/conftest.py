@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,7 +26,26 @@ PREFIXES = (
     "INPUT_",
     "PRIVATE_",
 )
+PROCESSES_PER_CORE, MOST_PROCESSES = 2, 8
+"""Most tests wait for a process that they have started, so one per core would leave half of the machine idle. With more
+than eight the longest file takes as long as the run, and a container sees more cores than it may use."""
 KEPT = ("COMFYUI_PATH", "COMFYUI_PYTHON")  # they say which engine the protocol and integration suites run against
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many processes ``-n auto`` starts."""
+    return min(PROCESSES_PER_CORE * len(os.sched_getaffinity(0)), MOST_PROCESSES)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Return our own scheduler for ``--dist loadfile``."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from tests.support.side_by_side import SideBySide
+
+    return SideBySide(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

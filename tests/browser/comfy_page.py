@@ -28,6 +28,8 @@ window.__watching = setInterval(() => {
   if (line && !window.__seen.titles.includes(line)) window.__seen.titles.push(line);
 }, 50);
 """
+STEPS_PER_S = 10
+"""The speed of the worker's simulator, which SIMULATOR_STEP_MS sets."""
 
 
 class ComfyPage:
@@ -76,9 +78,15 @@ class ComfyPage:
 
     def open(self, **options: Any) -> None:
         """Load the page and a fresh graph."""
+        started = time.monotonic()
         self.driver.get(self.local.url)
         self.ready()
+        self.opening_s = time.monotonic() - started
         self.load(**options)
+
+    def steps(self, openings: int) -> int:
+        """Return a number of sampler steps that takes longer than opening the page so often on this machine."""
+        return int((2 + openings * self.opening_s) * STEPS_PER_S)
 
     def come_back(self, **options: Any) -> None:
         """Wait for a reloaded page; load the graph unless the page itself has restored it."""

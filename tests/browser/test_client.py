@@ -196,11 +196,12 @@ def test_a_missing_model_marks_its_node(remote_page):
 
 def test_the_page_is_reloaded_in_the_middle(remote_page):
     before = len(remote_page.jobs())
-    remote_page.load(steps=80)
+    steps = remote_page.steps(2)  # the job still has to run when the page is back
+    remote_page.load(steps=steps)
     remote_page.queue()
     remote_page.wait("return window.__seen.strokes[arguments[0]]", SAMPLER)
     remote_page.driver.refresh()
-    remote_page.come_back(steps=80)
+    remote_page.come_back(steps=steps)
     remote_page.wait("return document.querySelector('.remote-serverless-status')")
     remote_page.wait(
         "const n = app.graph.getNodeById(arguments[0]); return n.strokeStyles?.running?.call(n)?.color", SAMPLER
@@ -212,7 +213,8 @@ def test_the_page_is_reloaded_in_the_middle(remote_page):
 
 def test_the_tab_is_closed_in_the_middle(remote_page):
     before, files = len(remote_page.jobs()), len(remote_page.local.files("output"))
-    remote_page.load(steps=20)
+    steps = remote_page.steps(1)  # a job that ends before has shown its picture in the old tab
+    remote_page.load(steps=steps)
     remote_page.queue()
     remote_page.wait("return window.__seen.strokes[arguments[0]]", SAMPLER)
     old = remote_page.driver.current_window_handle
@@ -224,7 +226,7 @@ def test_the_tab_is_closed_in_the_middle(remote_page):
     assert remote_page.wait_jobs(before, 1)[0]["status"] == "COMPLETED"
     wait_until(lambda: len(remote_page.local.files("output")) == files + 1)
     remote_page.driver.get(remote_page.local.url)
-    remote_page.come_back(steps=20)
+    remote_page.come_back(steps=steps)
     remote_page.wait_picture(SAVE)
 
 

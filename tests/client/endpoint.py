@@ -12,6 +12,8 @@ from typing import Any
 from aiohttp import web
 from PIL import Image
 
+from tests.support.waiting import stop_listening
+
 KEY = "rpa_TESTTESTTEST"
 
 
@@ -93,6 +95,7 @@ class Endpoint:
         self.base = f"http://127.0.0.1:{runner.addresses[0][1]}/v2/ep"
         started.set()
         await self._stop.wait()
+        await stop_listening(runner)
         await runner.cleanup()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:

@@ -126,7 +126,7 @@ class FailingClient(SiteClient):
 
     def follow(self, url: str, line: RepoLine, *_: object) -> FinalResponse:
         if line.number != 3:
-            wait_until(lambda: self.sockets.ended)
+            wait_until(lambda: self.sockets.closed)
         if line.number in (2, 3):
             raise WorkerError(Code.MODEL_UNSAFE, f"line {line.number} is unsafe")
         return super().follow(url, line)

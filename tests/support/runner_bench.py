@@ -16,6 +16,8 @@ import requests
 
 from comfy_runner import ComfyRunner, Result
 from tests.support.prompts import image_prompt, node, sampler_prompt
+from tests.support.waiting import wait_until
+from worker.comfyui.server import State
 from worker.errors import WorkerError
 from worker.job import parse_job
 from worker.settings import SIMULATOR_PATH, Settings
@@ -66,10 +68,14 @@ class RunnerBench:
         assert answer.ok, answer.text
 
     def kill_comfyui(self) -> None:
-        """Kill it as the kernel does when memory runs out."""
-        process = self.runner.server._process
+        """Kill it as the kernel does when memory runs out, and wait until the worker has noticed.
+
+        A busy machine takes a while to end a process. A job in that time would meet another fault than this one.
+        """
+        server, process = self.runner.server, self.runner.server._process
         assert process and process.pid
         os.kill(process.pid, signal.SIGKILL)
+        wait_until(lambda: server._process is not process or server.state is not State.READY)
 
     async def get(self, path: str) -> Any:
         """Return ComfyUI's JSON at a path."""

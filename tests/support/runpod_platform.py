@@ -23,6 +23,8 @@ from typing import Any
 import requests
 from aiohttp import web
 
+from tests.support.waiting import stop_listening
+
 TERMINAL = {"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"}
 LONG_POLL_S = 3.0
 MAX_RESULT_BYTES = 20 * 2**20
@@ -120,6 +122,7 @@ class RunPodPlatform:
         self.base = f"http://127.0.0.1:{runner.addresses[0][1]}/v2/ep"
         started.set()
         await self._stopping.wait()
+        await stop_listening(runner)
         await runner.cleanup()
 
     def _app(self) -> web.Application:

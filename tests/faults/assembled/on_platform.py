@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 from tests.faults.assembled.subject import Answer, Subject
 from tests.support.runpod_platform import TERMINAL, RunPodPlatform, WorkerProcess, is_running
+from tests.support.waiting import wait_until
 from worker.settings import SIMULATOR_PATH
 
 ENDED_BY_RUNPOD = ("CANCELLED", "TIMED_OUT")
@@ -96,9 +98,10 @@ class OnPlatform(Subject):
     def ended(self, started: list[int]) -> str:
         """Wait for the worker's own end, and say how it was and what is left of the processes it had started."""
         status = self.process.process.wait(30)
-        return (
-            f"the worker ended with {status}, {sum(map(is_running, started))} of its {len(started)} processes are left"
-        )
+        with contextlib.suppress(AssertionError):  # the worker sends its ping process SIGTERM and does not wait for it
+            wait_until(lambda: not any(map(is_running, started)), timeout_s=5)
+        left = sum(map(is_running, started))
+        return f"the worker ended with {status}, {left} of its {len(started)} processes are left"
 
     def kill(self) -> None:
         """As the kernel does it, and RunPod: without a word."""

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.prompts import image_prompt, node, sampler_prompt
 from tests.support.safetensors_files import safetensors_bytes
+from tests.support.waiting import wait_until
 
 fault = pytest.mark.fault
 
@@ -37,6 +38,7 @@ def test_a_prompt_that_had_begun_is_reported_with_comfyuis_last_lines(worker, ca
 def test_a_comfyui_killed_between_two_prompts_is_started_again(worker, case):
     before = worker.look()
     os.kill(worker.comfyui_pid(), signal.SIGKILL)
+    wait_until(lambda: not worker.worker.runner.is_ready)  # killed between two prompts, not at the next one
     case.runs(worker, before=before, prompt=image_prompt(0xABC103))
 
 
