@@ -95,10 +95,14 @@ class ComfyPage:
             self.load(**options)
 
     def ready(self) -> None:
-        """Wait until the page can be used."""
-        deadline = time.monotonic() + 40
+        """Wait until the page can be used. One that stays blank is loaded once more, as a person would do."""
+        started, reloaded = time.monotonic(), False
         while not self.driver.execute_script(READY):
-            assert time.monotonic() < deadline, self.seen_by_person()
+            waited_s = time.monotonic() - started
+            if waited_s > 30 and not reloaded and not self.seen_by_person():
+                reloaded = True
+                self.driver.refresh()
+            assert waited_s < 60, f"{self.seen_by_person()}\n{self.driver.get_log('browser')[-5:]}"
             time.sleep(0.1)
 
     def load(self, checkpoint: str = "tiny.safetensors", **options: Any) -> None:

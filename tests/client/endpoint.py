@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 from PIL import Image
 
-from tests.support.waiting import stop_listening
+from tests.support.waiting import end_server
 
 KEY = "rpa_TESTTESTTEST"
 
@@ -95,8 +95,7 @@ class Endpoint:
         self.base = f"http://127.0.0.1:{runner.addresses[0][1]}/v2/ep"
         started.set()
         await self._stop.wait()
-        await stop_listening(runner)
-        await runner.cleanup()
+        await end_server(runner)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         raw = await request.read()

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from aiohttp import web
 
+from tests.support.waiting import end_server
 from worker.comfyui.api import ComfyApi, NoAnswerError
 
 ODD_FRAMES = ["[" * 50_000, "1" * 5000, "5", "{}", '{"data": {}}', '{"type": [], "data": {}}']
@@ -43,7 +44,7 @@ async def events_after(frames, listener):
         api.follow_events()
         await asyncio.wait_for(done.wait(), 20)
     await api.close()
-    await runner.cleanup()
+    await end_server(runner)
     return received
 
 
@@ -80,7 +81,7 @@ def test_answers_that_are_no_json_objects_say_nothing():
             await api.has_prompt("a"),
             await api.object_info("A"),
         )
-        await runner.cleanup()
+        await end_server(runner)
         with pytest.raises(NoAnswerError):
             await api.system_stats()
         assert not await api.is_up()

@@ -25,7 +25,7 @@ from endpoint.workers import WorkerHandle
 from tests.support.prompts import image_prompt, node, sampler_prompt
 from tests.support.runpod_platform import REPO_ROOT, descendants, is_running
 from tests.support.safetensors_files import safetensors_bytes
-from tests.support.waiting import stop_listening, wait_until
+from tests.support.waiting import abort, stop_listening, wait_until
 
 KEY = "test-client-key"
 STALL_1S = json.dumps({"stall": {"s": 1, "class": "ImageInvert"}})
@@ -107,7 +107,8 @@ class EndpointThread:
             async with running(Endpoint(self._options, KEY, self._clock)) as endpoint:
                 self._ready.set_result(endpoint)
                 await self._stopping.wait()
-                await stop_listening(endpoint._client_api, endpoint._worker_api)
+                connections = await stop_listening(endpoint._client_api, endpoint._worker_api)
+            await abort(connections)
         except BaseException as error:
             if self._ready.done():
                 raise

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.properties.strategies import JSON, TEXT, broken
+from tests.support.waiting import end_server
 from worker.comfyui.api import PREVIEW, ComfyApi
 from worker.comfyui.history import cached_nodes, failure
 from worker.comfyui.progress import JobProgress
@@ -115,7 +116,7 @@ class Talker:
 
     def stop(self):
         self._call(self.api.close())
-        self._call(self._runner.cleanup())
+        self._call(end_server(self._runner))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

@@ -13,6 +13,7 @@ import pytest
 from aiohttp import ClientSession, web
 from runpod.serverless.modules import rp_http
 
+from tests.support.waiting import end_server
 from worker.results.delivery import Delivery, DeliveryOptions, RenderedFrom
 from worker.results.outputs import Output, OutputFile
 from worker.runpod_sdk.streamed_results import LARGE_CHARS, json_pieces, stream_large_results, without_debug_dump
@@ -57,7 +58,7 @@ def send(answer: dict, statuses: tuple[int, ...] = (200,), keep: bool = True) ->
             async with ClientSession() as session:
                 await rp_http._handle_result(session, answer, {"id": "job1"}, template, "Results sent.")
         finally:
-            await runner.cleanup()
+            await end_server(runner)
 
     asyncio.run(whole())
     return got

@@ -7,6 +7,8 @@ from tests.support.simulator_process import Engine
 
 
 def test_the_counters_count(engine: Engine) -> None:
+    with engine.client() as client:
+        client.run({"1": empty(), "2": save("1")})  # so that a path was requested before, and has its counter
     before = engine.counters()
     with engine.client() as client:
         client.run({"1": empty(), "2": save("1")})

@@ -23,7 +23,7 @@ from typing import Any
 import requests
 from aiohttp import web
 
-from tests.support.waiting import stop_listening
+from tests.support.waiting import end_server
 
 TERMINAL = {"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"}
 LONG_POLL_S = 3.0
@@ -122,8 +122,7 @@ class RunPodPlatform:
         self.base = f"http://127.0.0.1:{runner.addresses[0][1]}/v2/ep"
         started.set()
         await self._stopping.wait()
-        await stop_listening(runner)
-        await runner.cleanup()
+        await end_server(runner)
 
     def _app(self) -> web.Application:
         app = web.Application(client_max_size=2**30)

@@ -19,9 +19,28 @@ def wait_until(happened: Callable[[], Any], timeout_s: float = 30) -> Any:
     return found
 
 
-async def stop_listening(*runners: web.AppRunner) -> None:
-    """Accept no further connection: aiohttp leaves one open that arrives while it closes the others."""
+async def stop_listening(*runners: web.AppRunner) -> list[asyncio.Transport]:
+    """Accept no further connection, and return the open ones.
+
+    aiohttp would leave a connection open that arrives while it closes the others.
+    """
     for site in [site for runner in runners for site in runner.sites]:
         await site.stop()
     for _ in range(5):
         await asyncio.sleep(0)  # the loop's turns from an accepted connection to its protocol
+    protocols = [protocol for runner in runners if runner.server for protocol in runner.server.connections]
+    return [protocol.transport for protocol in protocols if protocol.transport]
+
+
+async def end_server(runner: web.AppRunner) -> None:
+    """Close a server and all its connections, those included whose client does not read any more."""
+    connections = await stop_listening(runner)
+    await runner.cleanup()
+    await abort(connections)
+
+
+async def abort(connections: list[asyncio.Transport]) -> None:
+    """Close connections now: one that still has bytes to send stays open until its client has read them."""
+    for connection in connections:
+        connection.abort()
+    await asyncio.sleep(0)  # the turn in which the loop closes their sockets
