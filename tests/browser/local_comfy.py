@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 
 from tests.browser.workflows import TEXT_NODE
-from tests.support.simulator_process import Engine, free_port
+from tests.support.simulator_process import Engine
+from worker.comfyui.server import free_port
 
 CLIENT = Path(__file__).resolve().parents[2] / "client"
 MEDIA_NODES = Path(__file__).with_name("media_nodes.py")

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import socket
+
 from tests.support.runner_bench import image_prompt, misbehave_from_start, on_bench
+from worker.comfyui import server
 from worker.errors import Code
+
+
+def test_comfyuis_port_is_free_and_none_that_an_outgoing_connection_may_get(monkeypatch):
+    assert max(server.PORTS) < 32_768  # where Linux begins with outgoing connections, unless it is told otherwise
+    with socket.create_server(("127.0.0.1", server.free_port())) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(server, "PORTS", range(port, port + 2))
+        assert {server.free_port() for _ in range(20)} == {port + 1}
 
 
 def test_killed_before_a_job_costs_that_job_only_the_restart(tmp_path):

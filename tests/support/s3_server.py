@@ -25,6 +25,8 @@ import boto3
 import botocore.config
 import requests
 
+from worker.comfyui.server import free_port
+
 BUCKET = "pics"
 START_S = 60
 PIECE = 1 << 16
@@ -66,7 +68,7 @@ class S3Server:
     _cleared: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> S3Server:
-        port = _free_port()
+        port = free_port()
         self._moto = f"http://127.0.0.1:{port}"
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
@@ -170,12 +172,6 @@ class S3Server:
 
     def _allow(self) -> None:
         self.check_signatures(False)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _handler(server: S3Server) -> type[BaseHTTPRequestHandler]:

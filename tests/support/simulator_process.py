@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,15 +19,10 @@ import requests
 import websocket
 
 from tests.support.safetensors_files import header_only
+from worker.comfyui.server import free_port
 
 SIMULATOR = Path(__file__).resolve().parents[2] / "simulator"
 CHECKPOINT = "tiny_random_sd15.safetensors"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def safetensors(**metadata: str) -> bytes:

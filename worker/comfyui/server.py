@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import secrets
 import socket
 import threading
 import time
@@ -21,6 +23,10 @@ from worker.errors import Code, WorkerError
 from worker.settings import Settings, simulator_home
 
 RESTARTS = 1  # after a second death without a finished job between them, the worker is not trusted any more
+
+PORTS = range(20_000, 32_768)
+"""Below the ports that Linux gives to outgoing connections: ComfyUI binds its own after seconds, and a connection that
+got it meanwhile (a model's download has many) would end both starts."""
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +60,7 @@ class ComfyServer:
         self.was_ready = False
         """It has answered at least once in this worker's life."""
         self.external = settings.comfyui_url is not None
-        self.url = settings.comfyui_url or f"http://127.0.0.1:{_free_port()}"
+        self.url = settings.comfyui_url or f"http://127.0.0.1:{free_port()}"
         self.folder = None if self.external else OutputFolder()
         self.api = ComfyApi(self.url, uuid.uuid4().hex)
         self.on_exit: Callable[[], None] | None = None
@@ -197,7 +203,10 @@ class ComfyServer:
         )
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port() -> int:
+    """Return one of PORTS that nothing on this machine uses."""
+    while True:
+        port = secrets.choice(PORTS)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
