@@ -30,6 +30,8 @@ window.__watching = setInterval(() => {
 """
 STEPS_PER_S = 10
 """The speed of the worker's simulator, which SIMULATOR_STEP_MS sets."""
+LONGEST_S = 45
+"""A job that takes longer than this could outlast the waiting for its end."""
 
 
 class ComfyPage:
@@ -85,8 +87,8 @@ class ComfyPage:
         self.load(**options)
 
     def steps(self, openings: int) -> int:
-        """Return a number of sampler steps that takes longer than opening the page so often on this machine."""
-        return int((2 + openings * self.opening_s) * STEPS_PER_S)
+        """Return a number of sampler steps that takes longer than opening the page so often, which may be slower now."""
+        return int(min(5 + 3 * openings * self.opening_s, LONGEST_S) * STEPS_PER_S)
 
     def come_back(self, **options: Any) -> None:
         """Wait for a reloaded page; load the graph unless the page itself has restored it."""

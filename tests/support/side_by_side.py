@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from xdist.scheduler import LoadFileScheduling
 
-from tests.browser.frontends import VERSIONS
+BROWSER = "tests/browser/"
 
 
 class SideBySide(LoadFileScheduling):
-    """Distributes whole files, and the browser tests by frontend: a frontend has one browser for all its tests."""
+    """Distributes whole files, and all browser tests to one process: two browsers at once starve each other's pages."""
 
     def _split_scope(self, nodeid: str) -> str:
-        frontend = next((version for version in VERSIONS if f"[{version}" in nodeid), None)
-        return frontend or super()._split_scope(nodeid)
+        return BROWSER if nodeid.startswith(BROWSER) else super()._split_scope(nodeid)
