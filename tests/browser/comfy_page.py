@@ -87,7 +87,7 @@ class ComfyPage:
         self.load(**options)
 
     def steps(self, openings: int) -> int:
-        """Return a number of sampler steps that takes longer than opening the page so often, which may be slower now."""
+        """Return a number of sampler steps that takes longer than opening the page so often."""
         return int(min(5 + 3 * openings * self.opening_s, LONGEST_S) * STEPS_PER_S)
 
     def come_back(self, **options: Any) -> None:
