@@ -45,9 +45,9 @@ __all__ = ["ModelManager", "ModelReport"]
 log = logging.getLogger(__name__)
 
 MAX_ROUNDS = 3
-"""How often a job starts over because another worker deleted its models or took their names."""
+"""Most rounds of a job: it starts over when another worker deleted its models or took their names."""
 LEASE_SLACK_S = 60.0
-"""How long a job's claims outlast its time limit, for workers that cannot see whether its process lives."""
+"""Time that a job's claims outlast its limit, for workers that cannot see whether its process lives."""
 
 
 class ModelManager:

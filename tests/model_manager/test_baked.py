@@ -1,4 +1,4 @@
-"""What came with the image is never pruned; a worker's downloads never count as baked, whatever happened to it."""
+"""Models that came with the image are never pruned; a worker's downloads never count as such."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""How models are shown in an answer."""
+"""The models as an answer shows them."""
 
 from tests.support.inventories import disk, entry
 from worker.models.ensure_state import ModelJob, file_facts, listed_facts

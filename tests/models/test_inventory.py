@@ -1,4 +1,4 @@
-"""What counts as present, and when the disk is read again."""
+"""The models that count as present, and the moments when the disk is read again."""
 
 import os
 from pathlib import Path

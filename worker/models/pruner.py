@@ -35,9 +35,9 @@ from worker.stop import Stop
 from worker.text import amount
 
 USES_EVERY_S = 60.0
-"""How old ``last_used`` in the manifest may be: writing it for every job would cost too much."""
+"""Longest age of ``last_used`` in the manifest: writing it for every job would cost too much."""
 ROOM_WAIT_S = 10.0
-"""How long deleted bytes may take to become free: ComfyUI holds them until it unmaps the file."""
+"""Longest wait for deleted bytes to become free: ComfyUI holds them until it unmaps the file."""
 
 log = logging.getLogger(__name__)
 
