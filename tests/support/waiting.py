@@ -22,12 +22,16 @@ def wait_until(happened: Callable[[], Any], timeout_s: float = 30) -> Any:
 async def stop_listening(*runners: web.AppRunner) -> list[asyncio.Transport]:
     """Accept no further connection, and return the open ones.
 
-    aiohttp would leave a connection open that arrives while it closes the others.
+    aiohttp would leave a connection open that arrives while it closes the others, and asyncio one that it has accepted
+    and not yet handed on when its server closes.
     """
-    for site in [site for runner in runners for site in runner.sites]:
-        await site.stop()
+    sites = [site for runner in runners for site in runner.sites]
+    for listening in [each for site in sites if site._server for each in site._server.sockets]:
+        asyncio.get_running_loop().remove_reader(listening.fileno())
     for _ in range(5):
         await asyncio.sleep(0)  # the loop's turns from an accepted connection to its protocol
+    for site in sites:
+        await site.stop()
     protocols = [protocol for runner in runners if runner.server for protocol in runner.server.connections]
     return [protocol.transport for protocol in protocols if protocol.transport]
 
